@@ -1,0 +1,50 @@
+"""Every error that latentopt raises on purpose, each with the exit code that the command line gives it.
+
+A message is one sentence or two: what was got, what was expected, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class LatentoptError(Exception):
+    """Base of all of latentopt's own errors; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(LatentoptError):
+    """A run description that cannot be: unknown keys or kinds, values out of range, bad YAML."""
+
+
+class InputFileError(LatentoptError):
+    """A file that is missing, damaged, too large, or of a kind that is not read."""
+
+
+class ShapeError(LatentoptError):
+    """A latent, target or design whose shape is not the decoder's."""
+
+
+class DecoderError(LatentoptError):
+    """A decoder or encoder that cannot be used as given."""
+
+
+class ObjectiveError(LatentoptError):
+    """An objective that returned something other than one finite real number a row."""
+
+
+class GradientError(LatentoptError):
+    """A gradient search on something that gives no gradient."""
+
+
+class PluginError(LatentoptError):
+    """A plugin that fails to import or register, or that claims a name which is taken."""
+
+
+class OutOfMemoryError(LatentoptError):
+    """A single row did not fit into memory."""
+
+
+class DivergedError(LatentoptError):
+    """Every row of a run turned NaN or infinite, so there is no design to return."""
+
+    exit_code = 1
