@@ -1,0 +1,127 @@
+"""latentopt: draw, interpolate and search designs with any trained PyTorch decoder. Nothing is imported until used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
+    "arrayfield": ("Array",),
+    "asktell": ("AskTell", "AskTellOptimizer"),
+    "coderef": ("CodeRef",),
+    "decoder": ("Decoder", "LatentoptWarning"),
+    "driver": ("Budget", "Report"),
+    "errors": (
+        "ConfigError",
+        "DecoderError",
+        "DivergedError",
+        "GradientError",
+        "InputFileError",
+        "LatentoptError",
+        "ObjectiveError",
+        "OutOfMemoryError",
+        "PluginError",
+        "ShapeError",
+    ),
+    "fitting": ("fit_prior",),
+    "hookspecs": ("hookimpl",),
+    "interfaces": (
+        "Bound",
+        "Candidates",
+        "DecoderConfig",
+        "Evaluation",
+        "Interpolator",
+        "InterpolatorConfig",
+        "LeastSquares",
+        "Objective",
+        "ObjectiveConfig",
+        "Sampler",
+        "SamplerConfig",
+        "Search",
+        "SearchConfig",
+        "SearchState",
+    ),
+    "latent": ("Evidence", "LatentSpace"),
+    "priors": ("Fitted", "Gaussian", "Mixture", "Normal", "Uniform", "UniformSphere"),
+    "problem": ("Problem",),
+    "realism": ("Realism",),
+    "regions": ("Ball", "Box", "Free", "Shell", "Sphere"),
+    "result": ("Draws", "Result", "load"),
+    "rng": ("RowNoise", "derive_seed"),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+if TYPE_CHECKING:
+    from latentopt.api import (
+        examples as examples,
+        interpolate as interpolate,
+        load_decoder as load_decoder,
+        optimize as optimize,
+        run as run,
+        sample as sample,
+    )
+    from latentopt.arrayfield import Array as Array
+    from latentopt.coderef import CodeRef as CodeRef
+    from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
+    from latentopt.driver import Budget as Budget, Report as Report
+    from latentopt.errors import (
+        ConfigError as ConfigError,
+        DecoderError as DecoderError,
+        DivergedError as DivergedError,
+        GradientError as GradientError,
+        InputFileError as InputFileError,
+        LatentoptError as LatentoptError,
+        ObjectiveError as ObjectiveError,
+        OutOfMemoryError as OutOfMemoryError,
+        PluginError as PluginError,
+        ShapeError as ShapeError,
+    )
+    from latentopt.fitting import fit_prior as fit_prior
+    from latentopt.hookspecs import hookimpl as hookimpl
+    from latentopt.interfaces import (
+        Bound as Bound,
+        Candidates as Candidates,
+        DecoderConfig as DecoderConfig,
+        Evaluation as Evaluation,
+        Interpolator as Interpolator,
+        InterpolatorConfig as InterpolatorConfig,
+        LeastSquares as LeastSquares,
+        Objective as Objective,
+        ObjectiveConfig as ObjectiveConfig,
+        Sampler as Sampler,
+        SamplerConfig as SamplerConfig,
+        Search as Search,
+        SearchConfig as SearchConfig,
+        SearchState as SearchState,
+    )
+    from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
+    from latentopt.priors import (
+        Fitted as Fitted,
+        Gaussian as Gaussian,
+        Mixture as Mixture,
+        Normal as Normal,
+        Uniform as Uniform,
+        UniformSphere as UniformSphere,
+    )
+    from latentopt.problem import Problem as Problem
+    from latentopt.realism import Realism as Realism
+    from latentopt.regions import Ball as Ball, Box as Box, Free as Free, Shell as Shell, Sphere as Sphere
+    from latentopt.result import Draws as Draws, Result as Result, load as load
+    from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'latentopt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"latentopt.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,355 @@
+"""The Python door: `sample`, `interpolate`, `optimize`, `run`, `load_decoder`. Thin, and keyword for keyword the config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from latentopt import realism, rng
+from latentopt.arrayfield import Array
+from latentopt.config import (
+    InterpolateTask,
+    OptimizeTask,
+    RunConfig,
+    SampleTask,
+    make_config,
+    make_plugin_config,
+    read_config,
+)
+from latentopt.decoder import Decoder
+from latentopt.driver import Clock, Outcome, Report, Stage, drive
+from latentopt.errors import ConfigError, InputFileError, ShapeError
+from latentopt.interfaces import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig
+from latentopt.paths import path_points
+from latentopt.problem import Problem, build_terms
+from latentopt.regions import default_region
+from latentopt.registry import installed
+from latentopt.result import Cost, Draws, Result
+from latentopt.starts import build_starts
+
+# What is used where a run does not say. The one place where the core knows plugins by name.
+DEFAULTS: dict[str, Any] = {
+    "objectives": ["mse"],
+    "search": ["adam"],
+    "search without gradients": ["optuna"],
+    "sampler": {"kind": "prior"},
+    "interpolator": {"kind": "slerp"},
+    "starts": ["mean", {"kind": "prior", "n": 7, "screened_from": 512}],
+    "starts with codes": ["encoder", "mean", {"kind": "prior", "n": 6, "screened_from": 512}],
+}
+
+OnReport = Callable[[Report], object]
+
+
+def load_decoder(decoder: Any) -> Decoder:
+    """A decoder by name, dict, config or path of a run file; a `Decoder` is returned as it is.
+
+    Raises `ConfigError` for an unknown name, `DecoderError` where it cannot be built.
+    """
+    if isinstance(decoder, Decoder):
+        return decoder
+    if isinstance(decoder, Path) or (isinstance(decoder, str) and decoder.endswith((".yaml", ".yml"))):
+        return load_decoder(read_config(decoder).decoder)
+    config = make_plugin_config("decoders", decoder)
+    if not isinstance(config, DecoderConfig):
+        raise ConfigError(f"expected a decoder, got {type(config).__name__}")
+    built = config.build()
+    if built.config is None and config.kind_name() != "python":
+        built.config = config
+    return built
+
+
+def optimize(
+    decoder: Any,
+    *,
+    target: Any = None,
+    objectives: Any = None,
+    constraints: Any = None,
+    starts: Any = None,
+    region: Any = None,
+    search: Any = None,
+    budget: Any = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_report: OnReport | None = None,
+) -> Result:
+    """Search for latents whose designs reach the target(s), or meet the objectives' goals.
+
+    Args:
+        decoder: a `Decoder`, or the name, dict or config of one.
+        target: one design, T designs `(T, *design_shape)`, or a path; fills every objective with an empty target.
+        objectives: names, dicts, configs or callables `Candidates -> (M,)`; `mse` where there is a target.
+        constraints: objectives whose goal is a bound that must hold.
+        starts: "mean", "encoder", samplers, or latents `(n, D)` for every target or `(T, n, D)`; one or a list.
+        region: where the search may go; by default what 99 % of the prior's draws keep to.
+        search: one search or a chain of them, each from the best rows of the one before.
+        budget: `{"rows": ..., "seconds": ...}` for the whole run.
+        seed: same seed, same result.
+        out: a new folder to keep the run in.
+        on_report: called with a `Report` about 40 times a stage.
+
+    Returns a `Result`, ordered by target, then loss. Raises `LatentoptError`s that say what to change.
+    """
+    task = _given(
+        kind="optimize",
+        target=target,
+        objectives=objectives,
+        constraints=constraints,
+        starts=starts,
+        region=region,
+        search=search,
+    )
+    return cast(Result, _door(decoder, task, budget, seed, out, on_report))
+
+
+def sample(
+    decoder: Any,
+    n: int = 16,
+    *,
+    sampler: Any = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Draws:
+    """n latents from a sampler (the decoder's prior by default) and their designs."""
+    return cast(Draws, _door(decoder, _given(kind="sample", n=n, sampler=sampler), None, seed, out, None))
+
+
+def interpolate(
+    decoder: Any,
+    keys: Any = None,
+    *,
+    designs: Any = None,
+    steps: int = 9,
+    interpolator: Any = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Draws:
+    """A path of `steps` designs through two or more key latents, or through the encodings of key `designs`."""
+    if isinstance(designs, Tensor):
+        designs = list(designs)
+    task = _given(kind="interpolate", keys=keys, designs=designs, steps=steps, interpolator=interpolator)
+    return cast(Draws, _door(decoder, task, None, seed, out, None))
+
+
+def run(
+    config: RunConfig | str | Path | dict[str, Any],
+    *,
+    changes: Sequence[str] = (),
+    out: str | Path | None = None,
+    on_report: OnReport | None = None,
+) -> Result | Draws:
+    """Run a config: a `RunConfig`, plain data, or the path of a YAML file with `changes` such as "task.search.0.lr=0.1"."""
+    if isinstance(config, str | Path):
+        config = read_config(config, changes)
+    elif isinstance(config, dict):
+        config = make_config(config)
+    return run_with(config, load_decoder(config.decoder), out=out, on_report=on_report)
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _door(
+    decoder: Any, task: dict[str, Any], budget: Any, seed: int, out: str | Path | None, on_report: OnReport | None
+) -> Result | Draws:
+    built = load_decoder(decoder)
+    config = make_config({"decoder": built, "seed": seed, "task": task, **_given(budget=budget)})
+    return run_with(config, built, out=out, on_report=on_report)
+
+
+def run_with(
+    config: RunConfig, decoder: Decoder, *, out: str | Path | None = None, on_report: OnReport | None = None
+) -> Result | Draws:
+    """Run a config on a decoder that is built already."""
+    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder: a run never overwrites another; choose a new name")
+    task = config.task
+    found: Result | Draws
+    if isinstance(task, OptimizeTask):
+        found = _optimize(config, task, decoder, on_report)
+    elif isinstance(task, SampleTask):
+        found = _sample(config, task, decoder)
+    else:
+        found = _interpolate(config, task, decoder)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+# ---------------------------------------------------------------------- the three tasks
+
+
+def plan(config: RunConfig, decoder: Decoder) -> tuple[RunConfig, Problem, list[Stage]]:
+    """The run with every default filled in, its problem and its stages, checked at the door."""
+    task = config.task
+    if not isinstance(task, OptimizeTask):
+        raise ConfigError(f"a plan is for optimize, got {task.kind}")
+    targets = None if task.target is None else decoder.as_designs(task.target)
+    n_targets = 1 if targets is None else len(targets)
+    objectives = task.objectives
+    if objectives is None:
+        if targets is None:
+            raise ConfigError("nothing to search for: give a target, or objectives")
+        objectives = [_objective(one) for one in DEFAULTS["objectives"]]
+    aimed = [one.with_target(task.target) if targets is not None else one for one in objectives]
+    limits = [one.with_target(task.target) if targets is not None else one for one in task.constraints]
+    if targets is not None and not any(_uses_target(one) for one in (*aimed, *limits)):
+        names = ", ".join(repr(one.name or one.kind_name()) for one in (*aimed, *limits))
+        raise ConfigError(f"no objective could use the target ({names} take none): drop the target, or add 'mse'")
+    region = task.region or default_region(decoder.space.prior)
+    terms = build_terms(aimed, decoder)
+    problem = Problem(
+        decoder,
+        terms,
+        constraints=build_terms(limits, decoder, taken=[term.name for term in terms]),
+        region=region.resolve(decoder.space),
+        targets=n_targets,
+    )
+    problem.check()
+    searches = task.search
+    if searches is None:
+        names = DEFAULTS["search without gradients" if problem.without_gradient else "search"]
+        searches = [cast(SearchConfig, make_plugin_config("searches", name)) for name in names]
+    blind = [kind for kind, cls in installed().kinds("searches").items() if not getattr(cls, "needs_gradient", True)]
+    for search in searches:
+        if search.needs_gradient:
+            problem.require_gradient(search.kind_name(), blind)
+    starts = task.starts
+    if starts is None:
+        codes = targets is not None and decoder.encoder is not None
+        starts = _starts(DEFAULTS["starts with codes" if codes else "starts"])
+    filled = task.model_copy(update={"objectives": objectives, "region": region, "search": searches, "starts": starts})
+    stages = [Stage(search.kind_name(), search.build(decoder), search.keep) for search in searches]
+    return config.model_copy(update={"task": filled}), problem, stages
+
+
+def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report: OnReport | None) -> Result:
+    config, problem, stages = plan(config, decoder)
+    filled = cast(OptimizeTask, config.task)
+    targets = None if task.target is None else decoder.as_designs(task.target)
+    if decoder.encoder is not None:
+        realism.reference(decoder)  # once a decoder, before the run's clock starts
+    clock = Clock(problem, config.budget)
+    with decoder.frozen():
+        z_ND, target_N = build_starts(filled.starts or [], problem, decoder, targets, config.seed)
+    outcome = drive(problem, z_ND, target_N, stages, clock=clock, seed=config.seed, on_report=on_report)
+    return _result(config, problem, outcome, clock, targets, task)
+
+
+def _result(
+    config: RunConfig, problem: Problem, outcome: Outcome, clock: Clock, targets: Tensor | None, task: OptimizeTask
+) -> Result:
+    decoder = problem.decoder
+    evaluation, designs = problem.judge(outcome.z_ND, outcome.target_N)
+    verdict = realism.judge(decoder, outcome.z_ND, designs)
+    latents = decoder.space.unflatten(outcome.z_ND).cpu()
+    target, loss, violation = outcome.target_N.cpu(), evaluation.loss_M.cpu(), evaluation.violation_M.cpu()
+    order = torch.arange(len(loss))
+    for key in (loss, violation, target):  # stable sorts, the most important key last
+        order = order[key[order].argsort(stable=True)]
+    arrays: dict[str, Tensor] = {}
+    array_notes = task.target.notes if task.target is not None else ()
+    whole = Result(
+        latents=latents,
+        designs=designs.cpu(),
+        losses=loss,
+        target_index=target,
+        violations=violation.clone(),
+        terms={name: value.cpu() for name, value in evaluation.terms.items()},
+        realism=verdict,
+        cost=Cost(clock.forward, clock.backward, clock.seconds),
+        history=[dataclasses.asdict(report) for report in outcome.history],
+        config=config.to_dict(arrays),
+        arrays=arrays,
+        targets=None if targets is None else targets.cpu(),
+        stopped=outcome.stopped,
+        diverged=outcome.diverged,
+        notes=[*decoder.notes, *array_notes, *outcome.notes],
+    )
+    return whole.take(order)
+
+
+def _sample(config: RunConfig, task: SampleTask, decoder: Decoder) -> Draws:
+    chosen = task.sampler or cast(SamplerConfig, make_plugin_config("samplers", DEFAULTS["sampler"]))
+    filled = config.model_copy(update={"task": task.model_copy(update={"sampler": chosen})})
+    z_ND = chosen.build(decoder)(task.n, decoder.space, rng.generator(config.seed))
+    if tuple(z_ND.shape) != (task.n, decoder.dim):
+        raise ShapeError(
+            f"sampler {chosen.kind_name()!r} returned shape {tuple(z_ND.shape)}, expected ({task.n}, {decoder.dim})"
+        )
+    return _draws(filled, decoder, z_ND.to(device=decoder.device, dtype=decoder.latent_dtype), None)
+
+
+def _interpolate(config: RunConfig, task: InterpolateTask, decoder: Decoder) -> Draws:
+    if (task.keys is None) == (task.designs is None):
+        raise ConfigError("a path goes through keys (latents) or designs (encoded first): give one of them")
+    chosen = task.interpolator or cast(
+        InterpolatorConfig, make_plugin_config("interpolators", DEFAULTS["interpolator"])
+    )
+    filled = config.model_copy(update={"task": task.model_copy(update={"interpolator": chosen})})
+    if task.keys is not None:
+        keys_KD = decoder.as_rows(task.keys.tensor())
+    else:
+        keys_KD = torch.cat([decoder.encode(one) for one in task.designs or []])
+    before = decoder.rows.forward
+    z_TD, times = path_points(decoder, chosen.build(decoder), keys_KD, task.steps, even=chosen.even)
+    return _draws(filled, decoder, z_TD, times, decoder.rows.forward - before)
+
+
+def _draws(config: RunConfig, decoder: Decoder, z_ND: Tensor, times: Tensor | None, used: int = 0) -> Draws:
+    if decoder.encoder is not None:
+        realism.reference(decoder)
+    clock = Clock(Problem(decoder, ()), config.budget)
+    designs = decoder.decode(z_ND)
+    verdict = realism.judge(decoder, z_ND, designs)
+    arrays: dict[str, Tensor] = {}
+    return Draws(
+        latents=decoder.space.unflatten(z_ND).cpu(),
+        designs=designs.cpu(),
+        realism=verdict,
+        cost=Cost(clock.forward + used, clock.backward, clock.seconds),
+        config=config.to_dict(arrays),
+        arrays=arrays,
+        times=None if times is None else times.cpu(),
+    )
+
+
+def _objective(value: Any) -> ObjectiveConfig:
+    return cast(ObjectiveConfig, make_plugin_config("objectives", value))
+
+
+def _uses_target(objective: ObjectiveConfig) -> bool:
+    """A callable reads `target_index`, so it may use a target; a config has a field for it or not."""
+    return "target" in type(objective).model_fields or objective.kind_name() == "callable"
+
+
+def _starts(values: list[Any]) -> list[Any]:
+    return [v if isinstance(v, str) else make_plugin_config("samplers", v) for v in values]
+
+
+class _Examples:
+    """Held-out designs that ship with decoders: `examples.digits()` gives `(n, *design_shape)`."""
+
+    def __getattr__(self, name: str) -> Callable[[], Tensor]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def load() -> Tensor:
+            config = make_plugin_config("decoders", name)
+            found = config.examples() if isinstance(config, DecoderConfig) else None
+            if found is None:
+                raise InputFileError(f"decoder {name!r} ships no examples")
+            return found
+
+        return load
+
+
+examples = _Examples()
+
+__all__ = ["DEFAULTS", "Array", "examples", "interpolate", "load_decoder", "optimize", "plan", "run", "sample"]

@@ -1,0 +1,175 @@
+"""The `Array` field type of configs: a path, a nested list or `{path, key, resize, gray}` in files, a tensor in Python."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor
+
+from latentopt import arrays
+from latentopt.errors import ShapeError
+
+_FILE_KEYS = {"path", "key", "resize", "gray"}
+
+
+class Array:
+    """Numbers named in a config, by path or by value. Two are equal where their contents are.
+
+    A file is read when its numbers are first asked for, and only once. Values are kept as given (no copy).
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        key: str | None = None,
+        resize: bool = False,
+        gray: bool = False,
+    ) -> None:
+        self.path: Path | None = Path(source) if isinstance(source, str | Path) else None
+        self.key, self.resize, self.gray = key, resize, gray
+        self._values: Tensor | None = None if self.path is not None else _as_tensor(source)
+        self._loaded: arrays.Loaded | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def tensor(self) -> Tensor:
+        """The numbers as they are, on the CPU where they come from a file. Raises `InputFileError`."""
+        if self._values is not None:
+            return self._values
+        return self._read().values
+
+    def designs(self, shape: tuple[int, ...], what: str = "target") -> Tensor:
+        """The numbers as designs `(T, *shape)`, float32. Never broadcasts. Raises `ShapeError`, `InputFileError`."""
+        if self._values is not None:
+            return arrays.fit_batch(self._values, shape, resize=self.resize, gray=self.gray, what=what)
+        loaded = self._read()
+        if not loaded.is_picture:
+            return arrays.fit_batch(loaded.values, shape, resize=self.resize, gray=self.gray, what=what)
+        fitted = arrays.fit_to_shape(loaded, shape, resize=self.resize, gray=self.gray, what=str(self.path))
+        self._notes = fitted.notes
+        return fitted.values[None]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the file's content so far, one sentence each."""
+        return self._notes or (self._loaded.notes if self._loaded is not None else ())
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the numbers come from a picture file, scaled to [0, 1]."""
+        return self.path is not None and self._read().is_picture
+
+    def _read(self) -> arrays.Loaded:
+        if self._loaded is None:
+            if self.path is None:
+                raise ShapeError("an array needs a path or values")
+            self._loaded = arrays.read_array(self.path, self.key)
+        return self._loaded
+
+    def sha256(self) -> str:
+        """Hash of the content: of the numbers and their shape, or of the file's path and options."""
+        if self._values is None:
+            text = f"{self.path}|{self.key}|{self.resize}|{self.gray}"
+            return hashlib.sha256(text.encode()).hexdigest()
+        values = self._values.detach().cpu().contiguous()
+        head = f"{values.dtype}|{tuple(values.shape)}|{self.resize}|{self.gray}"
+        return hashlib.sha256(head.encode() + values.numpy().tobytes()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Array) and self.sha256() == other.sha256()
+
+    def __hash__(self) -> int:
+        return hash(self.sha256())
+
+    def __repr__(self) -> str:
+        if self.path is not None:
+            return f"Array({str(self.path)!r})"
+        return f"Array(shape={tuple(self.tensor().shape)})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            cls._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_serialize, info_arg=True),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        flag = {"type": "boolean", "default": False}
+        return {
+            "anyOf": [
+                {"type": "string", "description": "path of a picture, .npy or .safetensors"},
+                {"type": "number"},
+                {"type": "array", "items": {}},
+                {
+                    "type": "object",
+                    "properties": {
+                        "path": {"type": "string"},
+                        "key": {"type": "string"},
+                        "resize": flag,
+                        "gray": flag,
+                    },
+                    "required": ["path"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+
+    @classmethod
+    def _validate(cls, value: Any, info: ValidationInfo) -> Array:
+        if isinstance(value, Array):
+            return value
+        folder = (info.context or {}).get("folder")
+        if isinstance(value, dict):
+            unknown = sorted(set(value) - _FILE_KEYS)
+            if unknown or "path" not in value:
+                raise ValueError(f"an array by file takes path, key, resize and gray, got {sorted(map(str, value))}")
+            options = {k: v for k, v in value.items() if k != "path"}
+            return cls(_under(folder, value["path"]), **options)
+        if isinstance(value, str | Path):
+            return cls(_under(folder, value))
+        try:
+            return cls(value)
+        except ShapeError as error:
+            raise ValueError(str(error)) from None
+
+
+def _under(folder: Path | None, path: str | Path) -> Path:
+    """A path in a config file is relative to that file's folder."""
+    return Path(path) if folder is None else Path(folder) / path
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"expected numbers in a regular nested list, got rows of unequal length ({error})") from None
+    if found.dtype.kind not in "fiub":
+        raise ShapeError(f"expected numbers, got {type(value).__name__} of {found.dtype}")
+    numbers = torch.from_numpy(np.array(found))
+    return numbers.float() if found.dtype.kind == "f" and not isinstance(value, np.ndarray) else numbers
+
+
+def _serialize(array: Array, info: SerializationInfo) -> Any:
+    """A path stays a path. Values go to the `arrays` dict of the serialization context, else become nested lists."""
+    if array.path is not None:
+        options = {"key": array.key, "resize": array.resize, "gray": array.gray}
+        chosen = {name: value for name, value in options.items() if value}
+        return {"path": str(array.path), **chosen} if chosen else str(array.path)
+    if info.mode != "json":
+        return array
+    stored = (info.context or {}).get("arrays")
+    if stored is None:
+        return array.tensor().tolist()
+    name = f"array_{array.sha256()[:16]}"
+    stored[name] = array.tensor()
+    return {"path": "arrays.safetensors", "key": name}

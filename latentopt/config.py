@@ -1,0 +1,233 @@
+"""RunConfig: what a run file says, made from what is installed; loading, `--set`, and the JSON schema."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import numpy as np
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, WrapValidator, create_model
+from torch import Tensor
+
+from latentopt.arrayfield import Array
+from latentopt.driver import Budget
+from latentopt.errors import ConfigError
+from latentopt.interfaces import (
+    CALLED,
+    SLOTS,
+    DecoderConfig,
+    GivenDecoder,
+    InterpolatorConfig,
+    ObjectiveConfig,
+    PluginConfig,
+    SamplerConfig,
+    SearchConfig,
+)
+from latentopt.models import AlsoNames, AlsoOne, StrictModel, config_error, named
+from latentopt.regions import RegionChoice
+from latentopt.registry import Registry, installed
+from latentopt.yamltext import load_yaml, set_path, suggest
+
+_TASKS = ("optimize", "sample", "interpolate")
+_AS_ANY: Any = SerializeAsAny()  # type: ignore[type-arg]  # a config of an unregistered class is dumped whole
+Start = Literal["mean", "encoder"] | Array | SamplerConfig
+
+
+class OptimizeTask(StrictModel):
+    """Search for the latents whose designs reach the targets, or meet the objectives' goals."""
+
+    kind: Literal["optimize"] = "optimize"
+    target: Array | None = None
+    starts: list[Start] | None = None
+    region: RegionChoice | None = None
+    objectives: list[ObjectiveConfig] | None = None
+    constraints: list[ObjectiveConfig] = Field(default_factory=list)
+    search: list[SearchConfig] | None = None
+
+
+class SampleTask(StrictModel):
+    """Draw n latents and decode them."""
+
+    kind: Literal["sample"] = "sample"
+    n: int = Field(default=16, ge=1, le=100_000_000)
+    sampler: SamplerConfig | None = None
+
+
+class InterpolateTask(StrictModel):
+    """A path of `steps` designs through key latents, or through the encodings of key designs."""
+
+    kind: Literal["interpolate"] = "interpolate"
+    keys: Array | None = None
+    designs: list[Array] | None = None
+    steps: int = Field(default=9, ge=2, le=1_000_000)
+    interpolator: InterpolatorConfig | None = None
+
+
+class RunConfig(StrictModel):
+    """One run, whole. The installed plugins decide which kinds each slot takes."""
+
+    decoder: DecoderConfig
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    budget: Budget = Budget()
+    task: OptimizeTask | SampleTask | InterpolateTask
+
+    def to_dict(self, arrays: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """The config as plain data, as a file would hold it; unset fields are left out.
+
+        Numbers given by value go into `arrays` by name where one is passed, else they become nested lists.
+        """
+        return self.model_dump(mode="json", exclude_none=True, context={"arrays": arrays})
+
+
+def _singular(slot: str) -> str:
+    return "search" if slot == "searches" else slot[:-1]
+
+
+def _prepare(registry: Registry, slot: str, value: Any) -> Any:
+    """A name or a callable in place of a dict, and unknown kinds refused by name."""
+    if isinstance(value, SLOTS[slot]):
+        return value
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        if kind is None:
+            known = ", ".join(registry.kinds(slot))
+            raise ValueError(f"this {_singular(slot)} needs a kind: one of {known}")
+        if kind not in ("callable", "python"):
+            try:
+                registry.get(slot, str(kind))
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+    if isinstance(value, type) and issubclass(value, SLOTS[slot]):
+        return value()
+    if callable(value) and slot in CALLED:
+        return CALLED[slot](function=value)
+    if slot == "decoders" and callable(getattr(value, "decode", None)):
+        return value.config if value.config is not None else GivenDecoder(decoder=value)
+    raise ValueError(
+        f"expected a {_singular(slot)}: a name, a dict with a kind, or a config, got {type(value).__name__}"
+    )
+
+
+def _choose(registry: Registry, slot: str, value: Any, handler: Callable[[Any], Any]) -> Any:
+    value = _prepare(registry, slot, value)
+    # a config object of a class that no plugin registered (yet) is as good as a registered one, from Python
+    return value if isinstance(value, SLOTS[slot]) else handler(value)
+
+
+def _slot_type(registry: Registry, slot: str) -> Any:
+    extra: tuple[Any, ...] = (CALLED[slot],) if slot in CALLED else (GivenDecoder,) if slot == "decoders" else ()
+    classes = (*registry.kinds(slot).values(), *extra)
+    if not classes:
+        raise ConfigError(f"no {slot} are installed: the plugin 'std' is missing (see LATENTOPT_PLUGINS)")
+    union: Any = Union[classes]  # noqa: UP007
+    if len(classes) > 1:
+        union = Annotated[union, Field(discriminator="kind")]
+    choose = WrapValidator(functools.partial(_choose, registry, slot))
+    return Annotated[union, choose, AlsoNames(registry.kinds(slot)), _AS_ANY]
+
+
+def _listed(value: Any) -> Any:
+    """One in place of a list of one."""
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any]) -> Any:
+    """'mean', 'encoder', latents (a tensor, or {path: ...}), or a sampler."""
+    if value in ("mean", "encoder") if isinstance(value, str) else isinstance(value, Array):
+        return value
+    if isinstance(value, Tensor | np.ndarray | list):
+        return Array(value)
+    if isinstance(value, dict) and "kind" not in value:
+        return Array(value["path"], key=value.get("key")) if "path" in value else handler(value)
+    if isinstance(value, str):
+        known = {**registry.kinds("samplers"), "mean": None, "encoder": None}
+        if value not in known:
+            raise ValueError(f"unknown start {value!r}{suggest(value, known)}; known: {', '.join(sorted(known))}")
+    return _choose(registry, "samplers", value, handler)
+
+
+@functools.cache
+def _run_config_type(registry: Registry) -> type[RunConfig]:
+    types: dict[str, Any] = {slot: _slot_type(registry, slot) for slot in SLOTS}
+    sampler: Any = types["samplers"]
+    start = Annotated[
+        Union[Literal["mean", "encoder"], Array, sampler],  # noqa: UP007
+        WrapValidator(functools.partial(_choose_start, registry)),
+        _AS_ANY,
+    ]
+
+    def some(one: Any) -> Any:
+        return Annotated[list[one], BeforeValidator(_listed), AlsoOne()]
+
+    optimize: Any = create_model(
+        "Optimize",
+        __base__=OptimizeTask,
+        __doc__=OptimizeTask.__doc__,
+        starts=(some(start) | None, None),
+        objectives=(some(types["objectives"]) | None, None),
+        constraints=(some(types["objectives"]), Field(default_factory=list)),
+        search=(some(types["searches"]) | None, None),
+    )
+    sample: Any = create_model(
+        "Sample", __base__=SampleTask, __doc__=SampleTask.__doc__, sampler=(sampler | None, None)
+    )
+    interpolate: Any = create_model(
+        "Interpolate",
+        __base__=InterpolateTask,
+        __doc__=InterpolateTask.__doc__,
+        interpolator=(types["interpolators"] | None, None),
+    )
+    task: Any = optimize | sample | interpolate
+    task = Annotated[task, Field(discriminator="kind"), BeforeValidator(_named_task), AlsoNames(_TASKS)]
+    made: type[RunConfig] = create_model(
+        "Run", __base__=RunConfig, __doc__=RunConfig.__doc__, decoder=(types["decoders"], ...), task=(task, ...)
+    )
+    return made
+
+
+def _named_task(value: Any) -> Any:
+    return named(value, _TASKS, "task")
+
+
+def run_config_type(registry: Registry | None = None) -> type[RunConfig]:
+    """The RunConfig class for what is installed."""
+    return _run_config_type(registry or installed())
+
+
+def make_config(data: dict[str, Any], *, folder: Path | None = None, where: str = "") -> RunConfig:
+    """A RunConfig from plain data (or from Python objects in it). Raises `ConfigError`, one line.
+
+    Relative paths in it are relative to `folder` where one is given.
+    """
+    try:
+        return run_config_type().model_validate(data, context={"folder": folder})
+    except ValidationError as error:
+        raise config_error(error, data, where) from None
+
+
+def make_plugin_config(slot: str, value: Any) -> PluginConfig:
+    """One plugin's config from a name, dict, config or callable. Raises `ConfigError`."""
+    try:
+        return TypeAdapter(_slot_type(installed(), slot)).validate_python(value)
+    except ValidationError as error:
+        raise config_error(error, value, _singular(slot)) from None
+
+
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
+    """The RunConfig of a YAML file, with `key.path=value` changes made to it. Raises `ConfigError`."""
+    path = Path(path)
+    data = load_yaml(path)
+    for change in changes:
+        data = set_path(data, change)
+    folder = path.parent if path.parent != Path(".") else None
+    return make_config(data, folder=folder, where=str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a run file, so that editors complete it."""
+    return run_config_type().model_json_schema()

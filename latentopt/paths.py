@@ -1,0 +1,49 @@
+"""Points along a path through key latents, re-spaced evenly in design space where that is asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from latentopt.decoder import Decoder
+from latentopt.errors import ShapeError
+from latentopt.interfaces import Interpolator
+
+_PIECES = 32  # decodes per wanted step from which lengths in design space are measured
+
+
+def path_points(
+    decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, steps: int, *, even: bool
+) -> tuple[Tensor, Tensor]:
+    """Latents `(steps, D)` and their times `(steps,)` in [0, 1]; the first and last are the first and last key.
+
+    `even` places them so that neighbours are equally far apart in design space (root mean square difference), measured
+    along a finely decoded path. Raises `ShapeError` with fewer than two keys.
+    """
+    if len(keys_KD) < 2:
+        raise ShapeError(f"a path needs at least 2 key latents, got {len(keys_KD)}")
+    t_T = torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
+    if even and steps > 2:
+        t_T = _even_times(decoder, interpolator, keys_KD, steps)
+    points = interpolator(keys_KD, t_T)
+    if tuple(points.shape) != (steps, keys_KD.shape[1]):
+        raise ShapeError(
+            f"the interpolator returned points of shape {tuple(points.shape)}, expected ({steps}, {keys_KD.shape[1]})"
+        )
+    return points, t_T
+
+
+def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, steps: int) -> Tensor:
+    fine = torch.linspace(0, 1, _PIECES * (steps - 1) + 1, dtype=keys_KD.dtype, device=keys_KD.device)
+    designs = decoder.decode(interpolator(keys_KD, fine)).flatten(1)
+    lengths = (designs[1:] - designs[:-1]).square().mean(1).sqrt().double()
+    total = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    if float(total[-1]) == 0.0:  # all designs on the path are one: every spacing is even
+        return torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
+    wanted = torch.linspace(0, 1, steps, dtype=torch.float64, device=keys_KD.device) * total[-1]
+    right = torch.searchsorted(total, wanted).clamp(1, len(total) - 1)
+    left = right - 1
+    share = (wanted - total[left]) / (total[right] - total[left]).clamp(min=1e-300)
+    times = fine[left].double() + share.clamp(0, 1) * (fine[right] - fine[left]).double()
+    times[0], times[-1] = 0.0, 1.0
+    return times.to(keys_KD.dtype)

@@ -1,0 +1,322 @@
+"""The problem: runs the decoder and the terms block by block and gives one loss a row. Holds no state of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentopt import rng
+from latentopt.decoder import Decoder
+from latentopt.errors import ConfigError, GradientError, ObjectiveError
+from latentopt.interfaces import (
+    Bound,
+    Candidates,
+    Evaluation,
+    Goal,
+    LeastSquares,
+    Objective,
+    ObjectiveConfig,
+    goal_loss,
+)
+from latentopt.outputs import describe, first_line
+from latentopt.regions import Region
+
+_CHECK_ROWS = 4
+# Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
+# Nocedal and Wright 2006, eq. 17.2). Ranking is feasibility first, so it only steers.
+PENALTY = 100.0
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective or constraint, built: its callable, goal and weight, and whether it sees whole targets."""
+
+    name: str
+    function: Objective
+    goal: Goal = "minimize"
+    weight: float = 1.0
+    across_rows: bool = False
+
+
+def build_terms(configs: Sequence[ObjectiveConfig], decoder: Decoder, taken: Sequence[str] = ()) -> list[Term]:
+    """Terms of these configs; a second term of one name is called `name_2`."""
+    names = list(taken)
+    terms = []
+    for config in configs:
+        stem = config.name or (config.kind_name() if config.kind_name() != "callable" else _called_name(config))
+        name, count = stem, 2
+        while name in names:
+            name, count = f"{stem}_{count}", count + 1
+        names.append(name)
+        terms.append(Term(name, config.build(decoder), config.goal, config.weight, config.across_rows))
+    return terms
+
+
+def _called_name(config: ObjectiveConfig) -> str:
+    name = getattr(getattr(config, "function", None), "__name__", "callable")
+    return "callable" if name == "<lambda>" else str(name)
+
+
+class Problem:
+    """A decoder, terms, constraints, a region and T targets; any M rows, any subset of them.
+
+    Args:
+        decoder: runs the rows; its `rows` counter counts them.
+        terms: objectives; their weighted losses add up.
+        constraints: objectives whose goal is a bound that must hold.
+        region: where rows may go.
+        targets: T, how many targets rows may be for.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        terms: Sequence[Term],
+        *,
+        constraints: Sequence[Term] = (),
+        region: Region | None = None,
+        targets: int = 1,
+    ) -> None:
+        for constraint in constraints:
+            if not isinstance(constraint.goal, Bound):
+                raise ConfigError(
+                    f"constraint {constraint.name!r} has the goal {constraint.goal!r}, which cannot be broken: "
+                    "give it at_most, at_least, between or equals"
+                )
+        self.decoder, self.space = decoder, decoder.space
+        self.terms, self.constraints = tuple(terms), tuple(constraints)
+        self.region = region or Region("free")
+        self.targets = targets
+        self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
+        self._without_gradient: list[str] = []
+        self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
+        """The evaluation of rows `(M, D)` for their targets `(M,)`, without gradients."""
+        with torch.no_grad():
+            if len(z_MD) <= self.decoder.block_rows:
+                return self._value_once(z_MD, target_M)
+            if self.across_rows:
+                designs = self.decoder.decode(z_MD)
+                return self._evaluate(Candidates(z_MD, designs, target_M))
+            return self._value_blocks(z_MD, target_M)
+
+    def _value_once(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
+        if self.across_rows:
+            return self._evaluate(Candidates(z_MD, self.decoder.decode(z_MD), target_M))
+        return self._value_blocks(z_MD, target_M)
+
+    def _value_blocks(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
+        parts: list[Evaluation] = []
+
+        def block(rows: slice) -> None:
+            z = z_MD[rows]
+            parts.append(self._evaluate(Candidates(z, self.decoder.forward(z), target_M[rows])))
+
+        self.decoder.each_block(len(z_MD), block)
+        return Evaluation.join(parts)
+
+    def value_and_grad(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+        """The evaluation, and the gradient `(M, D)` of each row's own merit with respect to that row.
+
+        Losses are summed and never averaged, so that a row's step does not depend on how many rows there are.
+        """
+        if self.across_rows and len(z_MD) > self.decoder.block_rows:
+            return self._grad_in_two_passes(z_MD, target_M)
+        parts: list[Evaluation] = []
+        gradients: list[Tensor] = []
+
+        def block(rows: slice) -> None:
+            if self.across_rows and rows != slice(0, len(z_MD)):
+                raise _Split
+            evaluation, gradient = self._grad_block(z_MD[rows], target_M[rows])
+            parts.append(evaluation)
+            gradients.append(gradient)
+
+        try:
+            self.decoder.each_block(len(z_MD), block)
+        except _Split:  # memory ran out under a term that needs all rows at once
+            return self._grad_in_two_passes(z_MD, target_M)
+        if len(parts) == 1:
+            return parts[0], gradients[0]
+        return Evaluation.join(parts), torch.cat(gradients)
+
+    def _grad_block(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+        z = z_MD.detach().requires_grad_(True)
+        with torch.enable_grad():
+            evaluation = self._evaluate(Candidates(z, self.decoder.forward(z), target_M))
+            (gradient,) = torch.autograd.grad(evaluation.merit_M.sum(), z)
+        self.decoder.rows.backward += len(z)
+        return evaluation.detach(), gradient
+
+    def _grad_in_two_passes(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+        """For terms across rows beyond a block: decode without a graph, then pull the designs' gradient back by blocks."""
+        z_all = z_MD.detach().requires_grad_(True)
+        designs = self.decoder.decode(z_MD).requires_grad_(True)
+        with torch.enable_grad():
+            evaluation = self._evaluate(Candidates(z_all, designs, target_M))
+            by_latent, by_design = torch.autograd.grad(evaluation.merit_M.sum(), (z_all, designs), allow_unused=True)
+        gradient = torch.zeros_like(z_MD) if by_latent is None else by_latent
+        if by_design is not None:
+
+            def block(rows: slice) -> None:
+                z = z_MD[rows].detach().requires_grad_(True)
+                with torch.enable_grad():
+                    (part,) = torch.autograd.grad(self.decoder.forward(z), z, grad_outputs=by_design[rows])
+                self.decoder.rows.backward += len(z)
+                gradient[rows] += part
+
+            self.decoder.each_block(len(z_MD), block)
+        return evaluation.detach(), gradient
+
+    def residuals(self, z_MD: Tensor, target_M: Tensor) -> Tensor | None:
+        """Residuals `(M, R)` whose squares add up to the loss; None where some term has none. Differentiable in z.
+
+        A bound's shortfall is its own residual; a minimized term needs `LeastSquares`.
+        """
+        if self.constraints or any(
+            not isinstance(t.goal, Bound) and not (t.goal == "minimize" and isinstance(t.function, LeastSquares))
+            for t in self.terms
+        ):
+            return None
+        candidates = Candidates(z_MD, self.decoder.forward(z_MD), target_M)
+        parts = []
+        for term in self.terms:
+            if isinstance(term.goal, Bound):
+                part = term.goal.shortfall(term.function(candidates))[:, None]
+            elif isinstance(term.function, LeastSquares):
+                part = term.function.residuals(candidates)
+            parts.append(part * term.weight**0.5)
+        return torch.cat(parts, dim=1)
+
+    def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+        """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
+        with self.decoder.frozen(), torch.no_grad():
+            designs = self.decoder.decode(z_MD)
+            return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+
+    def screen(self, z_MD: Tensor) -> Tensor:
+        """The merit of every row for every target `(M, T)`; each row is decoded once."""
+        merit_MT = self._zero.new_empty(len(z_MD), self.targets)
+
+        def block(rows: slice) -> None:
+            z = z_MD[rows]
+            designs = self.decoder.forward(z)
+            for target in range(self.targets):
+                index = torch.full((len(z),), target, dtype=torch.long, device=z.device)
+                merit_MT[rows, target] = self._evaluate(Candidates(z, designs, index)).merit_M
+
+        with torch.no_grad():
+            self.decoder.each_block(len(z_MD), block)
+        return merit_MT
+
+    def project(self, z_MD: Tensor) -> Tensor:
+        """The rows moved onto the region, `(M, D)`."""
+        return self.region.project(z_MD)
+
+    def _evaluate(self, candidates: Candidates) -> Evaluation:
+        n = len(candidates.latents)
+        terms: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        loss: Tensor | None = None
+        for term in self.terms:
+            value_M = self._call(term, candidates, n)
+            terms[term.name] = value_M
+            losses.append(goal_loss(term.goal, value_M))
+            part = losses[-1] if term.weight == 1.0 else losses[-1] * term.weight
+            loss = part if loss is None else loss + part
+        if loss is None:
+            loss = self._zero.expand(n)
+        objectives = losses[0][:, None] if len(losses) == 1 else torch.stack(losses or [loss], dim=1)
+        if not self.constraints:
+            return Evaluation(loss, loss, objectives, self._zero.expand(n), terms)
+        violation, penalty = self._zero.expand(n), self._zero.expand(n)
+        for term in self.constraints:
+            terms[term.name] = value_M = self._call(term, candidates, n)
+            if isinstance(term.goal, Bound):
+                shortfall = term.goal.shortfall(value_M)
+                violation = violation + shortfall.abs()
+                penalty = penalty + PENALTY * term.weight * shortfall.square()
+        return Evaluation(loss, loss + penalty, objectives, violation, terms)
+
+    def _call(self, term: Term, candidates: Candidates, n: int) -> Tensor:
+        value = term.function(candidates)
+        if not isinstance(value, Tensor) or value.shape != (n,) or not value.is_floating_point():
+            raise ObjectiveError(_wrong_value(term.name, value, n))
+        return value
+
+    # ------------------------------------------------------------------ at the door
+
+    def check(self) -> None:
+        """One evaluation of a few prior draws: every term must give finite real numbers, and may or may not have gradients.
+
+        Raises `ObjectiveError` naming the term, what it returned and the remedy.
+        """
+        draws = self.space.draw(_CHECK_ROWS, rng.generator(0)).to(self._zero)
+        target_M = torch.arange(_CHECK_ROWS, device=draws.device) % self.targets
+        z = self.project(draws).detach().requires_grad_(True)
+        self._without_gradient = []
+        with self.decoder.frozen(), torch.enable_grad():
+            designs = self.decoder.forward(z)
+            candidates = Candidates(z, designs, target_M)
+            for term in (*self.terms, *self.constraints):
+                self._check_term(term, candidates)
+
+    def _check_term(self, term: Term, candidates: Candidates) -> None:
+        try:
+            value = self._call(term, candidates, len(candidates.latents))
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            raise ObjectiveError(
+                f"objective {term.name!r} fails on designs of shape {tuple(candidates.designs.shape)} "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
+        bad = ~torch.isfinite(value)
+        if bool(bad.all()):
+            raise ObjectiveError(
+                f"objective {term.name!r} gives {float(value.detach()[0])} for every draw from the prior: "
+                "it must give finite numbers on the designs that the decoder makes"
+            )
+        if not value.requires_grad:
+            self._without_gradient.append(term.name)
+            return
+        (gradient,) = torch.autograd.grad(
+            value.nan_to_num().sum(), candidates.latents, retain_graph=True, allow_unused=True
+        )
+        if gradient is None or not bool((gradient != 0).any()):
+            self._without_gradient.append(term.name)
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Names of the terms through which no gradient reaches the latents, as `check` found."""
+        return tuple(self._without_gradient)
+
+    def require_gradient(self, search: str, others: Sequence[str]) -> None:
+        """Raise `GradientError` where a gradient search would be blind, naming the searches that can do without."""
+        if not self._without_gradient:
+            return
+        if not self.decoder.probe.differentiable:
+            why = f"decoder {self.decoder.name!r} gives none: {self.decoder.probe.gradient_note}"
+        else:
+            why = f"no gradient reaches the latents from {', '.join(map(repr, self._without_gradient))}"
+        raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
+
+
+class _Split(Exception):  # noqa: N818  (a signal inside value_and_grad, never seen outside)
+    """A block smaller than all rows was asked of a term that needs all rows."""
+
+
+def _wrong_value(name: str, value: object, n: int) -> str:
+    got = describe(value)
+    if isinstance(value, Tensor) and value.shape == (n,):
+        got = f"{value.dtype} numbers"
+    remedy = "return one number a row and do not reduce over rows, for example .flatten(1).mean(1)"
+    if isinstance(value, Tensor) and value.is_complex():
+        remedy = "return real numbers, for example .abs()"
+    elif isinstance(value, Tensor) and value.shape == (n,):
+        remedy = "return floating-point numbers, for example with .float()"
+    return f"objective {name!r} returned {got} for {n} rows, expected a float tensor of shape ({n},): {remedy}"

@@ -1,0 +1,285 @@
+"""What a run returns, and the folder it is kept in: config, tensors, history, summary. No pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latentopt.errors import ConfigError, InputFileError
+from latentopt.realism import Realism
+
+SCHEMA = 1
+_TENSORS, _SUMMARY, _CONFIG, _HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
+_ARRAYS = "arrays.safetensors"  # the name that the Array field writes into a saved config
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Decoded rows, rows whose gradient was taken, and seconds of wall time."""
+
+    forward_rows: int
+    backward_rows: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Forward plus backward rows: what a budget counts."""
+        return self.forward_rows + self.backward_rows
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best row of each target. With one target no leading axis; with T, every entry leads with T."""
+
+    latent: Tensor
+    design: Tensor
+    loss: Any
+    terms: dict[str, Any]
+    realism: Realism
+    feasible: Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """N designs, ordered by target, then by loss (feasible ones first), on the CPU.
+
+    `latents (N, *latent_shape)`, `designs (N, ...)`, `losses (N,)`, `target_index (N,)`, `violations (N,)` (0 where every
+    constraint holds), `terms` by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched,
+    `realism`, `cost`, `history` (one entry a report), `config` (as plain data, its
+    numbers by value in `arrays`), `stopped` ("finished", "budget" or
+    "interrupted"), `diverged` (rows lost to NaN or infinity) and `notes`.
+    """
+
+    latents: Tensor
+    designs: Tensor
+    losses: Tensor
+    target_index: Tensor
+    violations: Tensor
+    terms: dict[str, Tensor]
+    realism: Realism
+    cost: Cost
+    history: list[dict[str, Any]]
+    config: dict[str, Any]
+    targets: Tensor | None = None
+    stopped: str = "finished"
+    diverged: int = 0
+    notes: list[str] = field(default_factory=list)
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    @property
+    def feasible(self) -> Tensor:
+        """Whether every constraint holds, `(N,)`."""
+        return self.violations == 0
+
+    @property
+    def n_targets(self) -> int:
+        """T, the number of targets."""
+        return int(self.target_index.max()) + 1
+
+    @property
+    def best(self) -> Best:
+        """The first row of each target: its best."""
+        first = [int(torch.nonzero(self.target_index == t)[0, 0]) for t in sorted(set(self.target_index.tolist()))]
+        rows = torch.tensor(first)
+        found = self.take(rows)
+        if len(first) > 1:
+            return Best(found.latents, found.designs, found.losses, found.terms, found.realism, found.feasible)
+        terms = {name: float(value[0]) for name, value in found.terms.items()}
+        return Best(
+            found.latents[0], found.designs[0], float(found.losses[0]), terms, found.realism, bool(found.feasible[0])
+        )
+
+    def take(self, rows: Tensor) -> Result:
+        """The same result of these rows alone (indices, in this order)."""
+        parts = {name: getattr(self, name)[rows] for name in _ROW_FIELDS}
+        terms = {name: value[rows] for name, value in self.terms.items()}
+        return Result(**{**self.__dict__, **parts, "terms": terms, "realism": self.realism.take(rows)})
+
+    def top(self, k: int, target: int = 0, distinct: float | None = None) -> Result:
+        """The k best rows of one target, fewer where there are fewer.
+
+        `distinct` asks for rows apart: each at least this far from every better one, as root mean square over the latent
+        values. Raises `ConfigError` for a target that does not exist.
+        """
+        rows = torch.nonzero(self.target_index == target)[:, 0]
+        if not len(rows):
+            raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
+        if distinct is None:
+            return self.take(rows[:k])
+        flat = self.latents.flatten(1)
+        kept: list[int] = []
+        for row in rows.tolist():
+            if len(kept) == k:
+                break
+            apart = (flat[kept] - flat[row]).square().mean(1).sqrt() if kept else torch.ones(1) * torch.inf
+            if bool((apart >= distinct).all()):
+                kept.append(row)
+        return self.take(torch.tensor(kept))
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the best rows and of the whole run as plain data, for JSON."""
+        best = self.best
+        plain: Callable[[Any], Any] = lambda value: value.tolist() if isinstance(value, Tensor) else value  # noqa: E731
+        return {
+            "best": {
+                "loss": plain(best.loss),
+                "terms": {name: plain(value) for name, value in best.terms.items()},
+                "feasible": plain(best.feasible),
+                "realism": best.realism.summary(),
+            },
+            "designs": len(self),
+            "targets": self.n_targets,
+            "cost": asdict(self.cost),
+            "stopped": self.stopped,
+            "diverged": self.diverged,
+            "notes": self.notes,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result into a new folder. Raises `ConfigError` where it exists and holds something."""
+        tensors = {name: getattr(self, name) for name in _ROW_FIELDS}
+        tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
+        tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
+        if self.targets is not None:
+            tensors["targets"] = self.targets
+        facts = {name: value for name, value in self.realism.__dict__.items() if not isinstance(value, Tensor)}
+        facts = {name: value for name, value in facts.items() if name not in _OPTIONAL}
+        about = {
+            "schema": SCHEMA,
+            "cost": asdict(self.cost),
+            "stopped": self.stopped,
+            "diverged": self.diverged,
+            "notes": self.notes,
+            "realism": facts,
+        }
+        path = new_folder(folder)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
+        _save_config(path, self.config, self.arrays)
+        with (path / _HISTORY).open("w") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in self.history)
+        write_json(path / _SUMMARY, about)
+        return path
+
+
+_OPTIONAL = ("cycle_error", "nearest_known")
+_ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Latents `(N, *latent_shape)` and their designs `(N, ...)`, always together, with their realism, on the CPU.
+
+    `times (N,)` are the places in [0, 1] along a path; None for draws.
+    """
+
+    latents: Tensor
+    designs: Tensor
+    realism: Realism
+    cost: Cost
+    config: dict[str, Any]
+    times: Tensor | None = None
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain data, for JSON."""
+        figures: dict[str, Any] = {"designs": len(self), "cost": asdict(self.cost), "realism": str(self.realism)}
+        if self.times is not None:
+            figures["times"] = self.times.tolist()
+        return figures
+
+    def save(self, folder: str | Path) -> Path:
+        """Write latents, designs and config into a new folder. Raises `ConfigError` where it exists."""
+        path = new_folder(folder)
+        tensors = {"latents": self.latents, "designs": self.designs}
+        tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
+        if self.times is not None:
+            tensors["times"] = self.times
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
+        _save_config(path, self.config, self.arrays)
+        write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
+        return path
+
+
+def new_folder(folder: str | Path) -> Path:
+    """A folder made for this run. Raises `ConfigError` where one with content is there already, or it cannot be made."""
+    path = Path(folder)
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path}: {error.strerror or error}") from None
+    return path
+
+
+def _save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+    write_json(path / _CONFIG, config)
+    if arrays:
+        save_file({name: value.contiguous().cpu() for name, value in arrays.items()}, path / _ARRAYS)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as indented JSON."""
+    path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def load(folder: str | Path) -> Result:
+    """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
+    path = Path(folder)
+    try:
+        about = json.loads((path / _SUMMARY).read_text())
+        config = json.loads((path / _CONFIG).read_text())
+        history = [json.loads(line) for line in (path / _HISTORY).read_text().splitlines()]
+        tensors = load_file(path / _TENSORS)
+        arrays = load_file(path / _ARRAYS) if (path / _ARRAYS).exists() else {}
+    except FileNotFoundError as error:
+        raise InputFileError(
+            f"{path} is not the folder of an optimize run: {Path(error.filename).name} is missing"
+        ) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        raise InputFileError(
+            f"the run in {path} has schema {about.get('schema') if isinstance(about, dict) else None}, "
+            f"this version reads {SCHEMA}: update latentopt"
+        )
+    try:
+        realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
+        return Result(
+            **{name: tensors[name] for name in _ROW_FIELDS},
+            terms=_under("terms.", tensors),
+            realism=realism,
+            cost=Cost(**about["cost"]),
+            history=history,
+            config=config,
+            targets=tensors.get("targets"),
+            stopped=about["stopped"],
+            diverged=about["diverged"],
+            notes=about["notes"],
+            arrays=arrays,
+        )
+    except (KeyError, TypeError) as error:
+        raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
+
+
+def _under(prefix: str, tensors: dict[str, Tensor], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    found: dict[str, Any] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    for name in optional:
+        found.setdefault(name, None)
+    return found

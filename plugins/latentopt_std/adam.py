@@ -1,0 +1,93 @@
+"""Adam on latents: every row its own moments, one decode of all rows a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from latentopt import Decoder, Problem, RowNoise, Search, SearchConfig, SearchState
+
+
+class Adam(SearchConfig):
+    """Adam (Kingma and Ba 2015, algorithm 1) on the latents of all rows at once.
+
+    `lr` 0.3 with cosine decay over 300 steps comes within 1 to 2 % of the best on trained image decoders, where the
+    customary 0.01 for 1000 steps ends half as high again (docs/performance.md). `warmup` steps raise the rate linearly.
+    `noise` adds normals to the latents after each step, its standard deviation falling with the learning rate.
+    """
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(default=0.3, gt=0)
+    steps: int = Field(default=300, ge=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = Field(default=0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    noise: float = Field(default=0.0, ge=0)
+
+    def build(self, decoder: Decoder) -> Search:
+        return AdamSearch(self)
+
+
+@dataclass
+class AdamState(SearchState):
+    """The moments of each row, and the gradient at `z_ND`."""
+
+    gradient_ND: Tensor
+    first_ND: Tensor
+    second_ND: Tensor
+    rng: RowNoise
+
+
+class AdamSearch:
+    """`init` evaluates the starts; `step` moves by the gradient at hand, projects, and evaluates where it arrived."""
+
+    def __init__(self, config: Adam) -> None:
+        self.config, self.n_steps = config, config.steps
+
+    def init(self, problem: Problem, z_ND: Tensor, target_N: Tensor, rng: RowNoise) -> AdamState:
+        z_ND = problem.project(z_ND)
+        evaluation, gradient_ND = problem.value_and_grad(z_ND, target_N)
+        n = len(z_ND)
+        return AdamState(
+            z_ND=z_ND,
+            target_N=target_N,
+            row_id_N=torch.arange(n, device=z_ND.device),
+            evaluation=evaluation,
+            done_N=torch.zeros(n, dtype=torch.bool, device=z_ND.device),
+            step=0,
+            gradient_ND=gradient_ND,
+            first_ND=torch.zeros_like(z_ND),
+            second_ND=torch.zeros_like(z_ND),
+            rng=rng,
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 1, 2, ...: linear warm-up, then constant or half a cosine down to 0."""
+        config = self.config
+        scale = min(1.0, step / config.warmup) if config.warmup else 1.0
+        if config.schedule == "cosine":
+            scale *= 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
+        return config.lr * scale
+
+    def step(self, problem: Problem, state: SearchState) -> None:
+        assert isinstance(state, AdamState)
+        config, (beta1, beta2) = self.config, self.config.betas
+        state.step += 1
+        gradient, rate = state.gradient_ND, self.rate(state.step)
+        state.first_ND.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        state.second_ND.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        # the bias corrections of algorithm 1, folded into the step size and the root
+        root = (state.second_ND / (1 - beta2**state.step)).sqrt_().add_(config.eps)
+        z_ND = state.z_ND.addcdiv(state.first_ND, root, value=-rate / (1 - beta1**state.step))
+        if config.noise:
+            scale = config.noise * rate / config.lr
+            z_ND.add_(state.rng.normal(state.step, state.row_id_N, z_ND.shape[1]), alpha=scale)
+        state.z_ND = problem.project(z_ND)
+        evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N)
+        state.evaluation, state.gradient_ND = evaluation, gradient_ND

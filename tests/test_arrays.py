@@ -1,0 +1,398 @@
+"""Files of numbers: what is read, what was done to it, and every refusal in words."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+from safetensors.torch import save, save_file
+
+import latentopt as lo
+from latentopt.arrayfield import Array
+from latentopt.arrays import MAX_BYTES, Loaded, fit_batch, fit_to_shape, read_array, sheet, write_png
+
+
+def noise(*shape, dtype=np.uint8, high=256):
+    return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+
+
+def saved(tmp_path, image, name="x.png", **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+# ---------------------------------------------------------------------- pictures that are read
+
+
+def test_gray_and_colour_are_scaled_to_one(tmp_path):
+    gray, colour = noise(5, 7), noise(5, 7, 3)
+    found = read_array(saved(tmp_path, Image.fromarray(gray)))
+    assert torch.equal(found.values, torch.from_numpy(gray).float()[None] / 255)
+    assert found.is_picture
+    assert found.notes == ()
+    found = read_array(saved(tmp_path, Image.fromarray(colour)))
+    assert torch.equal(found.values, torch.from_numpy(colour).permute(2, 0, 1).float() / 255)
+
+
+@pytest.mark.parametrize(("name", "options"), [("x.webp", {"lossless": True}), ("x.jpg", {"quality": 95})])
+def test_other_formats(tmp_path, name, options):
+    smooth = np.tile(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (1, 32, 3))
+    found = read_array(saved(tmp_path, Image.fromarray(smooth), name, **options))
+    assert found.values.shape == (3, 32, 32)
+    assert (found.values - torch.from_numpy(smooth).permute(2, 0, 1) / 255).abs().max() < 0.05
+
+
+def test_kind_is_judged_by_content_not_by_name(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(4, 4)), "x.png")
+    path.rename(tmp_path / "x.npy")
+    assert read_array(tmp_path / "x.npy").is_picture
+
+
+def test_sixteen_bits(tmp_path):
+    deep = noise(4, 5, dtype=np.uint16, high=65536)
+    found = read_array(saved(tmp_path, Image.fromarray(deep)))
+    assert torch.allclose(found.values, torch.from_numpy(deep.astype(np.float32))[None] / 65535)
+    assert found.notes == ("16-bit gray scaled to [0, 1]",)
+
+
+def test_transparency_is_flattened_onto_white(tmp_path):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0, 3] = 255
+    found = read_array(saved(tmp_path, Image.fromarray(pixels, "RGBA")))
+    assert found.values.tolist() == [[[0, 1], [1, 1]]]
+    assert found.notes == ("transparency flattened onto white",)
+
+
+def test_palette_cmyk_and_bilevel(tmp_path):
+    colour = Image.fromarray(noise(6, 6, 3))
+    palette = read_array(saved(tmp_path, colour.convert("P")))
+    assert palette.values.shape == (3, 6, 6)
+    assert palette.notes == ("palette expanded to colours",)
+    cmyk = read_array(saved(tmp_path, colour.convert("CMYK"), "x.jpg"))
+    assert cmyk.values.shape == (3, 6, 6)
+    assert cmyk.notes == ("CMYK converted to RGB",)
+    assert read_array(saved(tmp_path, Image.fromarray(noise(6, 6) > 100))).values.unique().tolist() == [0, 1]
+
+
+def test_exif_rotation(tmp_path):
+    gray = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    found = read_array(saved(tmp_path, Image.fromarray(gray), exif=exif))
+    assert found.values.shape == (1, 6, 4)
+    assert torch.equal(found.values[0], torch.from_numpy(np.rot90(gray, -1).copy()).float() / 255)
+    assert found.notes == ("rotated by its EXIF orientation",)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.fromarray(noise(8, 8, 3)), Image.fromarray(255 - noise(8, 8, 3))]
+    path = saved(tmp_path, frames[0], "x.webp", save_all=True, append_images=frames[1:], lossless=True)
+    found = read_array(path)
+    assert found.notes == ("the first of 2 frames taken",)
+    assert torch.equal(found.values, torch.from_numpy(np.array(frames[0])).permute(2, 0, 1).float() / 255)
+
+
+# ---------------------------------------------------------------------- arrays that are read
+
+
+def test_npy_and_safetensors(tmp_path):
+    values = np.linspace(0, 1, 12).reshape(3, 4)
+    np.save(tmp_path / "x.npy", values)
+    found = read_array(tmp_path / "x.npy")
+    assert not found.is_picture
+    assert np.allclose(found.values, values)
+    np.save(tmp_path / "big.npy", values.astype(">f8"))
+    assert np.allclose(read_array(tmp_path / "big.npy").values, values)
+    save_file({"a": torch.ones(2), "b": torch.zeros(3)}, tmp_path / "x.safetensors")
+    assert read_array(tmp_path / "x.safetensors", "b").values.tolist() == [0, 0, 0]
+    np.save(tmp_path / "u8.npy", np.array([0, 255], np.uint8))
+    assert read_array(tmp_path / "u8.npy").values.tolist() == [0, 1]
+    assert read_array(tmp_path / "u8.npy").notes == ("8-bit values scaled to [0, 1]",)
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def refusal(path, key=None):
+    with pytest.raises(lo.InputFileError) as caught:
+        read_array(path, key)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert caught.value.exit_code == 2
+    return text
+
+
+def test_missing_folder_empty_and_unreadable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "target.png").write_bytes(b"")
+    assert "file not found: targt.png (looked in" in refusal("targt.png")
+    assert "Did you mean 'target.png'?" in refusal("targt.png")
+    assert "is empty (0 bytes)" in refusal("target.png")
+    assert "is a folder: give one picture" in refusal(tmp_path)
+    assert "is not an ordinary file" in refusal("/dev/null")
+    assert "cannot read" in refusal("a\0b")
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(noise(3, 3)))
+
+    def refuse(self):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert "no permission to read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
+            "is a Git LFS pointer, not the file itself: run git lfs pull",
+        ),
+        (b"hello, I am text\n", "is a text file: give a PNG, JPEG or WebP picture"),
+        (b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09", "not of a known kind (it starts with 00 01 02"),
+        (b"GIF89a" + b"\0" * 20, "is a GIF, which is not read: convert it to PNG"),
+        (b"II*\0" + b"\0" * 20, "is a TIFF, which is not read"),
+        (b"BM" + b"\0" * 20, "is a BMP, which is not read"),
+        (b"8BPS" + b"\0" * 20, "is a Photoshop file, which is not read"),
+        (b"SIMPLE  = T", "is a FITS file, which is not read"),
+        (b"%PDF-1.7", "is a PDF, which is not read"),
+        (b"PK\x03\x04aaaa", "is a zip archive (.npz or a checkpoint?)"),
+        (b"\x80\x04\x95aaaa", "is a pickle, which is never loaded"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "is a damaged or truncated picture"),
+        (b"\x93NUMPY\x01\x00\x10\x00nonsense here   ", "is a damaged .npy file"),
+        (struct.pack("<Q", 20) + b"{" + b"x" * 19, "is a damaged .safetensors file"),
+    ],
+)
+def test_other_kinds_are_named(tmp_path, content, text):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    assert text in refusal(path)
+
+
+def test_truncated_pictures(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(64, 64)))
+    path.write_bytes(path.read_bytes()[:1500])
+    assert "is a damaged or truncated picture" in refusal(path)
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_decompression_bombs_and_empty_pictures(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_header(30_000, 30_000))
+    assert "has over 40 megapixels, the limit: scale it down" in refusal(path)
+    path.write_bytes(png_header(8_000, 8_000))
+    assert "has 8000 x 8000 pixels, the limit is 40 megapixels: scale it down" in refusal(path)
+    path.write_bytes(png_header(0, 0))
+    assert "x.png" in refusal(path)
+
+
+def test_files_beyond_the_limit(tmp_path):
+    path = tmp_path / "x.npy"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert "has 64 MiB, the limit is 64: give a smaller file" in refusal(path)
+
+
+def test_npy_refusals(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "holds Python objects, which are never unpickled (allow_pickle=False)" in refusal(path)
+    np.save(path, np.zeros(4))
+    path.write_bytes(path.read_bytes().replace(b"(4,)", b"(4000000000000,)"[:4] + b"")[:100])
+    assert "damaged .npy file" in refusal(path) or "truncated" in refusal(path)
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**9,)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    assert "is truncated: its header promises 8000000000 bytes, 0 are there" in refusal(path)
+    np.save(path, np.array(["a"]))
+    assert "save real numbers" in refusal(path)
+    np.save(path, np.array([1.0, np.nan, np.inf]))
+    assert "contains 2 NaN or infinite values" in refusal(path)
+    np.save(path, np.array([1j]))
+    assert "save real numbers" in refusal(path)
+
+
+def test_safetensors_refusals(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(2), "b": torch.zeros(3)}, path)
+    assert "holds 2 tensors (a, b): choose one with key" in refusal(path)
+    assert "has no tensor 'c': it holds a, b" in refusal(path, "c")
+    save_file({"a": torch.ones(2, dtype=torch.complex64)}, path)
+    assert "holds complex numbers" in refusal(path)
+
+
+def samples():
+    stream = io.BytesIO()
+    Image.fromarray(noise(12, 12, 3)).save(stream, "PNG")
+    jpeg = io.BytesIO()
+    Image.fromarray(noise(12, 12, 3)).save(jpeg, "JPEG")
+    webp = io.BytesIO()
+    Image.fromarray(noise(12, 12, 3)).save(webp, "WEBP")
+    npy = io.BytesIO()
+    np.save(npy, np.linspace(0, 1, 20))
+    return [stream.getvalue(), jpeg.getvalue(), webp.getvalue(), npy.getvalue(), save({"a": torch.ones(8)})]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    which=st.integers(0, 4),
+    edits=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=6),
+    cut=st.integers(0, 700),
+)
+def test_damaged_files_raise_only_our_errors(tmp_path, which, edits, cut):
+    raw = bytearray(SAMPLES[which])
+    for place, byte in edits:
+        raw[place % len(raw)] = byte
+    path = tmp_path / "x.bin"
+    path.write_bytes(bytes(raw[: max(1, len(raw) - cut % 40)]))
+    try:
+        found = read_array(path)
+    except lo.LatentoptError:
+        return
+    assert torch.isfinite(found.values).all()
+
+
+SAMPLES = samples()
+
+# ---------------------------------------------------------------------- fitting to a design
+
+
+def picture(*shape):
+    return Loaded(torch.rand(shape, generator=torch.Generator().manual_seed(0)), (), True)
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "text"),
+    [
+        (
+            (3, 64, 64),
+            (1, 28, 28),
+            "target is 3x64x64, the decoder gives 1x28x28: "
+            "add resize: true (--resize) and gray: true (--gray), or give a target of that shape",
+        ),
+        ((1, 64, 64), (1, 28, 28), "add resize: true (--resize), or give"),
+        ((3, 28, 28), (1, 28, 28), "add gray: true (--gray), or give"),
+        ((1, 28, 28), (3, 28, 28), "add gray: true (--gray), or give"),
+        ((1, 28, 28), (4096,), "target is a picture of 1x28x28, the decoder gives 4096: give an array of that shape"),
+        ((1, 28, 28), (4, 28, 28), "give an array of that shape"),
+    ],
+)  # fmt: skip
+def test_pictures_are_never_broadcast(have, want, text):
+    with pytest.raises(lo.ShapeError) as caught:
+        fit_to_shape(picture(*have), want)
+    assert text in str(caught.value)
+
+
+def test_what_the_options_do():
+    colour = picture(3, 64, 64)
+    found = fit_to_shape(colour, (1, 28, 28), resize=True, gray=True)
+    luma = (colour.values * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    assert found.values.shape == (1, 28, 28)
+    assert float(found.values.mean()) == pytest.approx(float(luma.mean()), abs=0.01)
+    assert found.notes == ("colours turned to gray", "resized from 64 x 64 to 28 x 28")
+    assert fit_to_shape(picture(1, 8, 8), (3, 8, 8), gray=True).notes == ("gray repeated for three channels",)
+    assert fit_to_shape(picture(1, 8, 8), (8, 8)).values.shape == (8, 8)
+    same = Loaded(picture(1, 8, 8).values.expand(3, 8, 8), (), True)
+    assert fit_to_shape(same, (1, 8, 8)).notes == ("equal channels read as gray",)
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "count"),
+    [
+        ((1, 28, 28), (1, 28, 28), 1),
+        ((28, 28), (1, 28, 28), 1),
+        ((5, 1, 28, 28), (1, 28, 28), 5),
+        ((5, 28, 28), (1, 28, 28), 5),
+        ((4096,), (1, 4096), 1),
+        ((3, 4096), (1, 4096), 3),
+        ((7, 11), (7, 11), 1),
+        ((2, 7, 11), (7, 11), 2),
+        ((5,), (5,), 1),
+        ((1, 5), (5,), 1),
+    ],
+)
+def test_arrays_as_designs(have, want, count):
+    values = torch.arange(float(np.prod(have))).reshape(have)
+    found = fit_batch(values, want)
+    assert found.shape == (count, *want)
+    assert torch.equal(found.flatten(), values.flatten())
+
+
+@pytest.mark.parametrize(
+    ("values", "want", "text"),
+    [
+        (
+            torch.zeros(28, 29),
+            (1, 28, 28),
+            "target has shape 28x29, the decoder gives 1x28x28: give a target of that shape",
+        ),
+        (torch.zeros(28, 28, 1, 1, 1), (1, 28, 28), "give a target of that shape"),
+        (torch.zeros(1), (1, 28, 28), "target has shape 1, the decoder gives 1x28x28"),
+        (torch.tensor(0.5), (1, 28, 28), "target has shape a single number"),
+        (torch.zeros(32, 32, 3), (3, 32, 32), "give a target of that shape"),
+        (torch.zeros(3, 16, 16), (3, 32, 32), "add resize: true (--resize), or give a target of that shape"),
+        (torch.zeros(1, 28, 28).fill_(torch.nan), (1, 28, 28), "contains 784 NaN or infinite values"),
+        (torch.zeros(1, 28, 28, dtype=torch.complex64), (1, 28, 28), "holds complex numbers"),
+        (torch.zeros(0, 1, 28, 28), (1, 28, 28), "is empty (shape (0, 1, 28, 28))"),
+    ],
+)
+def test_arrays_are_never_broadcast(values, want, text):
+    with pytest.raises(lo.ShapeError) as caught:
+        fit_batch(values, want)
+    assert text in str(caught.value)
+
+
+def test_an_array_field_reads_once_and_notes_what_it_did(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(64, 64, 3)))
+    array = Array(path, resize=True, gray=True)
+    assert array.designs((1, 28, 28)).shape == (1, 1, 28, 28)
+    path.unlink()
+    assert array.designs((1, 28, 28)).shape == (1, 1, 28, 28)
+    assert array.notes == ("colours turned to gray", "resized from 64 x 64 to 28 x 28")
+
+
+# ---------------------------------------------------------------------- pictures written
+
+
+def test_png_round_trip_with_text(tmp_path):
+    image = torch.from_numpy(noise(3, 6, 5)).float() / 255
+    write_png(tmp_path / "x.png", image, {"latentopt": json.dumps({"seed": 1})})
+    assert torch.equal(read_array(tmp_path / "x.png").values, image)
+    assert json.loads(Image.open(tmp_path / "x.png").text["latentopt"]) == {"seed": 1}
+
+
+def test_writing_refusals(tmp_path):
+    with pytest.raises(
+        lo.ShapeError, match=r"a picture is \(H, W\), \(1, H, W\) or \(3, H, W\), got shape \(2, 4, 4\)"
+    ):
+        write_png(tmp_path / "x.png", torch.zeros(2, 4, 4))
+    with pytest.raises(lo.InputFileError, match="cannot write .*no_folder"):
+        write_png(tmp_path / "no_folder" / "x.png", torch.zeros(4, 4))
+    with pytest.raises(lo.ShapeError, match=r"a sheet takes pictures \(N, C, H, W\), got shape \(4, 4\)"):
+        sheet(torch.zeros(4, 4))
+
+
+def test_a_sheet_puts_pictures_side_by_side():
+    pictures = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 2) / 4
+    page = sheet(pictures, columns=2, pad=1, scale=2)
+    assert page.shape == (1, 11, 11)
+    assert page[0, 1, 1] == 0
+    assert page[0, 1, 6] == 0.25
+    assert page[0, 6, 1] == 0.5
+    assert page[0, 6, 6] == 1, "an empty place is background"
