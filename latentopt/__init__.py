@@ -10,14 +10,16 @@ __version__ = "0.1.0"
 _WHERE = {
     "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
     "arrayfield": ("Array",),
-    "asktell": ("AskTell", "AskTellOptimizer"),
+    "asktell": ("AskTell", "AskTellOptimizer", "Coordinates", "Told"),
     "coderef": ("CodeRef",),
     "decoder": ("Decoder", "LatentoptWarning"),
+    "diagnosis": ("Diagnosis", "diagnose"),
     "driver": ("Budget", "Report"),
     "errors": (
         "ConfigError",
         "DecoderError",
         "DivergedError",
+        "EncoderError",
         "GradientError",
         "InputFileError",
         "LatentoptError",
@@ -26,6 +28,7 @@ _WHERE = {
         "PluginError",
         "ShapeError",
     ),
+    "filefield": ("FilePath",),
     "fitting": ("fit_prior",),
     "hookspecs": ("hookimpl",),
     "interfaces": (
@@ -45,12 +48,15 @@ _WHERE = {
         "SearchState",
     ),
     "latent": ("Evidence", "LatentSpace"),
-    "priors": ("Fitted", "Gaussian", "Mixture", "Normal", "Uniform", "UniformSphere"),
+    "modules": ("as_device",),
+    "priors": ("Fitted", "Gaussian", "Mixture", "Normal", "PriorChoice", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
     "regions": ("Ball", "Box", "Free", "Shell", "Sphere"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
+    "weights": ("load_weights", "parse_weights", "read_weights"),
+    "yamltext": ("suggest",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -66,13 +72,21 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from latentopt.arrayfield import Array as Array
+    from latentopt.asktell import (
+        AskTell as AskTell,
+        AskTellOptimizer as AskTellOptimizer,
+        Coordinates as Coordinates,
+        Told as Told,
+    )
     from latentopt.coderef import CodeRef as CodeRef
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
+    from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
     from latentopt.driver import Budget as Budget, Report as Report
     from latentopt.errors import (
         ConfigError as ConfigError,
         DecoderError as DecoderError,
         DivergedError as DivergedError,
+        EncoderError as EncoderError,
         GradientError as GradientError,
         InputFileError as InputFileError,
         LatentoptError as LatentoptError,
@@ -81,6 +95,7 @@ if TYPE_CHECKING:
         PluginError as PluginError,
         ShapeError as ShapeError,
     )
+    from latentopt.filefield import FilePath as FilePath
     from latentopt.fitting import fit_prior as fit_prior
     from latentopt.hookspecs import hookimpl as hookimpl
     from latentopt.interfaces import (
@@ -100,11 +115,13 @@ if TYPE_CHECKING:
         SearchState as SearchState,
     )
     from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
+    from latentopt.modules import as_device as as_device
     from latentopt.priors import (
         Fitted as Fitted,
         Gaussian as Gaussian,
         Mixture as Mixture,
         Normal as Normal,
+        PriorChoice as PriorChoice,
         Uniform as Uniform,
         UniformSphere as UniformSphere,
     )
@@ -113,6 +130,12 @@ if TYPE_CHECKING:
     from latentopt.regions import Ball as Ball, Box as Box, Free as Free, Shell as Shell, Sphere as Sphere
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
+    from latentopt.weights import (
+        load_weights as load_weights,
+        parse_weights as parse_weights,
+        read_weights as read_weights,
+    )
+    from latentopt.yamltext import suggest as suggest
 
 
 def __getattr__(name: str) -> Any:

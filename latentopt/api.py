@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -264,7 +263,7 @@ def _result(
         terms={name: value.cpu() for name, value in evaluation.terms.items()},
         realism=verdict,
         cost=Cost(clock.forward, clock.backward, clock.seconds),
-        history=[dataclasses.asdict(report) for report in outcome.history],
+        history=[dict(vars(report)) for report in outcome.history],
         config=config.to_dict(arrays),
         arrays=arrays,
         targets=None if targets is None else targets.cpu(),

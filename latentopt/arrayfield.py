@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticSerializationUnexpectedValue, core_schema
 from torch import Tensor
 
 from latentopt import arrays
@@ -20,7 +20,7 @@ _FILE_KEYS = {"path", "key", "resize", "gray"}
 
 
 class Array:
-    """Numbers named in a config, by path or by value. Two are equal where their contents are.
+    """Numbers named in a config, by path, by several paths, or by value. Two are equal where their contents are.
 
     A file is read when its numbers are first asked for, and only once. Values are kept as given (no copy).
     """
@@ -35,7 +35,8 @@ class Array:
     ) -> None:
         self.path: Path | None = Path(source) if isinstance(source, str | Path) else None
         self.key, self.resize, self.gray = key, resize, gray
-        self._values: Tensor | None = None if self.path is not None else _as_tensor(source)
+        self.parts = _files(source, key=key, resize=resize, gray=gray)
+        self._values: Tensor | None = None if self.path is not None or self.parts else _as_tensor(source)
         self._loaded: arrays.Loaded | None = None
         self._notes: tuple[str, ...] = ()
 
@@ -43,12 +44,20 @@ class Array:
         """The numbers as they are, on the CPU where they come from a file. Raises `InputFileError`."""
         if self._values is not None:
             return self._values
+        if self.parts:
+            return _joined([part.tensor()[None] for part in self.parts])
         return self._read().values
 
     def designs(self, shape: tuple[int, ...], what: str = "target") -> Tensor:
         """The numbers as designs `(T, *shape)`, float32. Never broadcasts. Raises `ShapeError`, `InputFileError`."""
         if self._values is not None:
             return arrays.fit_batch(self._values, shape, resize=self.resize, gray=self.gray, what=what)
+        if self.parts:
+            if len({part.is_picture for part in self.parts}) > 1:
+                raise ShapeError(
+                    "a list of files mixes pictures and arrays, which are scaled differently: give one kind"
+                )
+            return _joined([part.designs(shape, what) for part in self.parts])
         loaded = self._read()
         if not loaded.is_picture:
             return arrays.fit_batch(loaded.values, shape, resize=self.resize, gray=self.gray, what=what)
@@ -59,11 +68,15 @@ class Array:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done to the file's content so far, one sentence each."""
+        if self.parts:
+            return tuple(dict.fromkeys(note for part in self.parts for note in part.notes))
         return self._notes or (self._loaded.notes if self._loaded is not None else ())
 
     @property
     def is_picture(self) -> bool:
         """Whether the numbers come from a picture file, scaled to [0, 1]."""
+        if self.parts:
+            return all(part.is_picture for part in self.parts)
         return self.path is not None and self._read().is_picture
 
     def _read(self) -> arrays.Loaded:
@@ -75,6 +88,8 @@ class Array:
 
     def sha256(self) -> str:
         """Hash of the content: of the numbers and their shape, or of the file's path and options."""
+        if self.parts:
+            return hashlib.sha256("".join(part.sha256() for part in self.parts).encode()).hexdigest()
         if self._values is None:
             text = f"{self.path}|{self.key}|{self.resize}|{self.gray}"
             return hashlib.sha256(text.encode()).hexdigest()
@@ -91,6 +106,8 @@ class Array:
     def __repr__(self) -> str:
         if self.path is not None:
             return f"Array({str(self.path)!r})"
+        if self.parts:
+            return f"Array({list(self.parts)!r})"
         return f"Array(shape={tuple(self.tensor().shape)})"
 
     @classmethod
@@ -135,10 +152,26 @@ class Array:
             return cls(_under(folder, value["path"]), **options)
         if isinstance(value, str | Path):
             return cls(_under(folder, value))
+        if isinstance(value, list | tuple) and any(isinstance(one, str | Path | dict | Array) for one in value):
+            return cls([cls._validate(one, info) for one in value])
         try:
             return cls(value)
         except ShapeError as error:
             raise ValueError(str(error)) from None
+
+
+def _files(source: Any, **options: Any) -> tuple[Array, ...]:
+    """The arrays of a list of paths or arrays; nothing for numbers."""
+    if not isinstance(source, list | tuple) or not any(isinstance(one, str | Path | Array) for one in source):
+        return ()
+    return tuple(one if isinstance(one, Array) else Array(one, **options) for one in source)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1:
+        raise ShapeError(f"arrays of shapes {', '.join(map(str, shapes))} cannot be put together: give one shape")
+    return torch.cat(parts)
 
 
 def _under(folder: Path | None, path: str | Path) -> Path:
@@ -161,6 +194,10 @@ def _as_tensor(value: Any) -> Tensor:
 
 def _serialize(array: Array, info: SerializationInfo) -> Any:
     """A path stays a path. Values go to the `arrays` dict of the serialization context, else become nested lists."""
+    if not isinstance(array, Array):  # one branch of a union was tried on another branch's value
+        raise PydanticSerializationUnexpectedValue
+    if array.parts:
+        return [_serialize(part, info) for part in array.parts]
     if array.path is not None:
         options = {"key": array.key, "resize": array.resize, "gray": array.gray}
         chosen = {name: value for name, value in options.items() if value}

@@ -158,11 +158,11 @@ def _run_config_type(registry: Registry) -> type[RunConfig]:
     start = Annotated[
         Union[Literal["mean", "encoder"], Array, sampler],  # noqa: UP007
         WrapValidator(functools.partial(_choose_start, registry)),
-        _AS_ANY,
+        AlsoNames(registry.kinds("samplers")),
     ]
 
-    def some(one: Any) -> Any:
-        return Annotated[list[one], BeforeValidator(_listed), AlsoOne()]
+    def some(one: Any, least: int = 1) -> Any:
+        return Annotated[list[one], Field(min_length=least), BeforeValidator(_listed), AlsoOne()]
 
     optimize: Any = create_model(
         "Optimize",
@@ -170,7 +170,7 @@ def _run_config_type(registry: Registry) -> type[RunConfig]:
         __doc__=OptimizeTask.__doc__,
         starts=(some(start) | None, None),
         objectives=(some(types["objectives"]) | None, None),
-        constraints=(some(types["objectives"]), Field(default_factory=list)),
+        constraints=(some(types["objectives"], 0), Field(default_factory=list)),
         search=(some(types["searches"]) | None, None),
     )
     sample: Any = create_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,17 +12,16 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentopt import outputs, rng
+from latentopt import modules, outputs
 from latentopt.arrayfield import Array
-from latentopt.errors import ConfigError, DecoderError, OutOfMemoryError, ShapeError
+from latentopt.errors import ConfigError, DecoderError, EncoderError, OutOfMemoryError, ShapeError
 from latentopt.fitting import check_against, fit_prior
 from latentopt.latent import Evidence, LatentSpace
 from latentopt.models import config_error
 from latentopt.priors import Fitted, Normal, PriorBase, PriorChoice
-
-_PROBE_ROWS = 4
+from latentopt.probing import Probe, probe, tolerances
 
 
 class LatentoptWarning(UserWarning):
@@ -36,39 +36,30 @@ class RowCounter:
     backward: int = 0
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What one look at the decoder found: of its designs, its gradient, and whether rows and calls are independent."""
-
-    design_shape: tuple[int, ...]
-    low: float
-    high: float
-    differentiable: bool
-    gradient_note: str
-    row_difference: float
-    call_difference: float
-
-
 class Decoder:
     """Wraps a trained `nn.Module` or any callable `(N, *latent_shape) -> (N, ...)`, and its encoder where there is one.
 
     Args:
-        module: the decoder. It is used where it is: never moved, never left in eval mode or without gradients.
+        module: the decoder, or a callable such as `vae.decode`. It is used where it is: never moved, and left with the
+            training modes and gradient flags that it came with. NumPy arrays that it returns become tensors.
         latent_shape: the shape of one latent, of any rank, for example `(64,)` or `(4, 8, 8)`.
         encoder: designs `(N, ...)` to latents; of a `(mean, log_variance)` tuple the mean is taken.
         prior: what the latents are believed to follow: a prior, its name or dict. With `data` and no prior, a Gaussian is
             fitted to the encodings; with neither, N(0, I) is assumed and every result says so.
         data: known designs `(n, *design_shape)`, encoded to fit or check the prior. Needs an encoder.
-        conditions: extra keyword inputs of the module, frozen. Tensors whose first size is 1 are repeated for each row.
+        conditions: extra keyword inputs of the module, frozen. Tensors whose first size is 1 are repeated for each row;
+            floating-point ones take the decoder's precision.
         output: which part of a tuple (a number) or dict or object (a name) is the design.
         encoder_output: the same for the encoder.
-        device, dtype: where a callable without parameters wants its latents; modules are asked themselves.
+        device, dtype: where a callable without parameters wants its latents, and in what precision; modules are asked
+            themselves.
         block_rows: how many rows are decoded at once; `None` chooses by the design's size (docs/performance.md).
         value_range: what black and white of a picture are for this decoder, `(0, 1)` or for example `(-1, 1)`.
         name: what results and errors call it.
 
     Raises:
         DecoderError: the module rejects its latents, or returns something that is not one finite design a row.
+        OutOfMemoryError: one row does not fit into memory.
         ConfigError, ShapeError: the other arguments do not fit it or each other.
     """
 
@@ -93,6 +84,8 @@ class Decoder:
             raise DecoderError(f"a decoder must be an nn.Module or a callable, got {type(module).__name__}")
         if block_rows is not None and block_rows < 1:
             raise ConfigError(f"block_rows must be at least 1, got {block_rows}")
+        if not value_range[0] < value_range[1]:
+            raise ConfigError(f"value_range must be (low, high) with low < high, got {tuple(value_range)}")
         self.module, self.encoder = module, encoder
         self.name: str = name or str(getattr(module, "__name__", type(module).__name__))
         self.output, self.encoder_output = output, encoder_output
@@ -101,21 +94,24 @@ class Decoder:
         self.notes: list[str] = []
         self.config: Any = None  # the DecoderConfig that built it, where one did
         self._depth = 0
-        self.device, self.dtype = outputs.device_and_dtype(module, device, dtype, self.name)
-        self._conditions = {
-            key: value.to(self.device) if isinstance(value, Tensor) else value
-            for key, value in (conditions or {}).items()
-        }
-        shape = (latent_shape,) if isinstance(latent_shape, int) else tuple(latent_shape)
+        self.device, self.dtype = modules.device_and_dtype(module, device, dtype, self.name)
+        self._conditions = {key: self._condition(value) for key, value in (conditions or {}).items()}
         choice = _prior_choice(prior)
         self.space = LatentSpace(
-            shape,
+            _latent_shape(latent_shape),
             Normal() if choice is None or isinstance(choice, Fitted) else choice,
             Evidence("assumed" if choice is None or isinstance(choice, Fitted) else "given"),
         )
-        outputs.check_weights(module, self.name)
+        for part in (module, encoder):
+            if part is not None:
+                modules.check_weights(part, self.name)
         self._block_rows = block_rows
-        self.probe = self._probe()
+        self._shape: tuple[int, ...] | None = None  # of a design, once it is known
+        self._has_gradient = True
+        with self.frozen():
+            self.probe = probe(self)
+        self._shape, self._has_gradient = self.probe.design_shape, self.probe.differentiable
+        self._heed(self.probe)
         if encoder is not None:
             self._check_encoder()
         self.codes: Tensor | None = None
@@ -159,47 +155,50 @@ class Decoder:
         if self._depth:
             yield
             return
-        modules = [m for m in (self.module, self.encoder) if isinstance(m, nn.Module)]
-        training = [(part, part.training) for module in modules for part in module.modules()]
-        wanted = [(p, p.requires_grad) for module in modules for p in module.parameters()]
         self._depth += 1
         try:
-            for module in modules:
-                module.eval()
-            for parameter, _ in wanted:
-                parameter.requires_grad_(False)
-            yield
+            with modules.frozen(modules.modules_of(self.module, self.encoder)):
+                yield
         finally:
             self._depth -= 1
-            for part, flag in training:
-                part.training = flag
-            for parameter, flag in wanted:
-                parameter.requires_grad_(flag)
 
     def forward(self, z_ND: Tensor) -> Tensor:
         """Designs `(N, *design_shape)` of rows `(N, D)` in one piece, with the graph where gradients are on."""
-        self.rows.forward += len(z_ND)
-        latents = z_ND.reshape(len(z_ND), *self.space.shape)
+        n = z_ND.shape[0]  # len() of a tensor is slow, and this runs at every step
+        self.rows.forward += n
+        latents = z_ND if len(self.space.shape) == 1 else z_ND.reshape(len(z_ND), *self.space.shape)
         if latents.dtype != self.dtype:
             latents = latents.to(self.dtype)
-        conditions = {key: _repeated(value, len(latents)) for key, value in self._conditions.items()}
+        if not self._has_gradient:  # what fails on latents that want a gradient works on others
+            latents = latents.detach()
+        conditions = {key: _repeated(value, n) for key, value in self._conditions.items()} if self._conditions else {}
         designs = outputs.pick(self.module(latents, **conditions), self.output, "decoder")
-        return designs if designs.dtype in (torch.float32, torch.float64) else designs.float()
+        return outputs.as_designs(designs, n, self._shape, latents, self.name)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Designs `(N, *design_shape)` of latents `(N, *latent_shape)` or `(N, D)`, block by block, without a graph."""
         z_ND = self.as_rows(latents)
-        found: list[Tensor] = []
+        designs = self._empty(len(z_ND))
 
         def block(rows: slice) -> None:
-            designs = self.forward(z_ND[rows])
-            if not found:
-                found.append(designs.new_empty(len(z_ND), *designs.shape[1:]))
-            found[0][rows] = designs
+            designs[rows] = self.forward(z_ND[rows])
 
         with self.frozen(), torch.no_grad():
             self.each_block(len(z_ND), block)
-        return found[0] if found else torch.empty(0, *self.design_shape, device=self.device)
+        return designs
+
+    def _empty(self, n: int) -> Tensor:
+        """Room for n designs, taken at once."""
+        try:
+            with torch.inference_mode(False):
+                return torch.empty(n, *self.design_shape, dtype=self.probe.dtype, device=self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not outputs.is_out_of_memory(error):
+                raise
+            gib = n * math.prod(self.design_shape) * self.probe.dtype.itemsize / 2**30
+            raise OutOfMemoryError(
+                f"{n} designs of shape {self.design_shape} need {gib:.3g} GiB, which is not free: decode fewer at once"
+            ) from error
 
     def encode(self, designs: Any) -> Tensor:
         """Latents `(N, D)` of designs `(N, *design_shape)` by the encoder. Raises `DecoderError` where there is none."""
@@ -211,11 +210,17 @@ class Decoder:
 
         def block(rows: slice) -> None:
             found = outputs.pick_code(encoder(x[rows]), self.encoder_output, self.dim)
-            codes.append(self.space.flatten(found).to(self.latent_dtype))
+            z_ND = self.space.flatten(found).to(device=self.device, dtype=self.latent_dtype)
+            if len(z_ND) != rows.stop - rows.start:
+                raise EncoderError(
+                    f"the encoder of {self.name!r} returned {outputs.describe(found)} for {rows.stop - rows.start} designs: "
+                    "expected one latent a row"
+                )
+            codes.append(z_ND)
 
         with self.frozen(), torch.no_grad():
             self.each_block(len(x), block)
-        return torch.cat(codes) if codes else torch.empty(0, self.dim, device=self.device)
+        return torch.cat(codes)
 
     def each_block(self, n: int, work: Callable[[slice], None]) -> None:
         """Calls `work` on slices of `block_rows` rows; when memory runs out it halves the block and repeats that slice.
@@ -231,21 +236,32 @@ class Decoder:
                 if not outputs.is_out_of_memory(error):
                     raise
                 if stop - start == 1:
-                    raise OutOfMemoryError(
-                        f"one row of decoder {self.name!r} does not fit into memory ({outputs.first_line(error)}): "
-                        "use a machine with more memory or a smaller decoder"
-                    ) from error
-                self._block_rows = (stop - start) // 2
-                self.notes.append(f"out of memory at {stop - start} rows a block: went on with {self._block_rows}")
+                    raise OutOfMemoryError(outputs.no_room(self.name, 1, error)) from error
+                self.halve_block(stop - start)
             else:
                 start = stop
+
+    def halve_block(self, rows: int) -> None:
+        """Memory ran out at this many rows: take half as many from now on, and say so in the notes."""
+        self._block_rows = max(1, rows // 2)
+        self.notes.append(f"out of memory at {rows} rows a block: went on with {self._block_rows}")
 
     # ------------------------------------------------------------------ what goes in
 
     def as_rows(self, latents: Tensor) -> Tensor:
         """Latents of any accepted shape as rows `(N, D)` on the decoder's device. Raises `ShapeError`."""
-        z = torch.as_tensor(latents)
-        return self.space.flatten(z).to(device=self.device, dtype=self.latent_dtype)
+        try:
+            z = torch.as_tensor(latents)
+        except (TypeError, ValueError, RuntimeError) as error:
+            shape = ", ".join(map(str, self.latent_shape))
+            raise ShapeError(
+                f"expected latents, a tensor (N, {shape}), got {type(latents).__name__} ({outputs.first_line(error)})"
+            ) from None
+        if z.is_complex():
+            raise ShapeError(f"expected latents of real numbers, got {z.dtype}: give their real part")
+        with torch.inference_mode(False):  # a tensor that was made in inference mode can have no gradient
+            z = z.clone() if z.is_inference() else z
+            return self.space.flatten(z).to(device=self.device, dtype=self.latent_dtype)
 
     def as_designs(self, values: Any, what: str = "target") -> Tensor:
         """Designs `(T, *design_shape)` from a tensor, nested list, path or `Array`. Never broadcasts.
@@ -259,63 +275,17 @@ class Decoder:
 
     # ------------------------------------------------------------------ at the door
 
-    def _probe(self) -> Probe:
-        draws = self.space.draw(_PROBE_ROWS, rng.generator(0)).to(device=self.device, dtype=self.latent_dtype)
-        with self.frozen():
-            with torch.no_grad():
-                first = self._try(draws)
-                again, alone = self._try(draws), self._try(draws[:1])
-            outputs.check_designs(first, _PROBE_ROWS, self.name)
-            differentiable, note = self._gradient(draws)
-        scale = float(first.abs().amax()) or 1.0
-        found = Probe(
-            design_shape=tuple(first.shape[1:]),
-            low=float(first.amin()),
-            high=float(first.amax()),
-            differentiable=differentiable,
-            gradient_note=note,
-            row_difference=float((first[:1] - alone).abs().amax()) / scale,
-            call_difference=float((first - again).abs().amax()) / scale,
-        )
-        self._warn_of(found)
-        return found
+    def _condition(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to(device=self.device, dtype=self.dtype if value.is_floating_point() else None)
 
-    def _try(self, z_ND: Tensor) -> Tensor:
-        try:
-            return self.forward(z_ND)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            shape = (len(z_ND), *self.space.shape)
-            raise DecoderError(
-                f"decoder {self.name!r} rejects latents of shape {shape}, {self.dtype}, on {self.device} "
-                f"({outputs.first_line(error)}): set latent_shape to what it was trained with"
-            ) from error
-
-    def _gradient(self, draws: Tensor) -> tuple[bool, str]:
-        z = draws.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            designs = self.forward(z)
-            if not designs.requires_grad:
-                return False, "its output is cut off from its latents (no_grad, detach, argmax or NumPy inside)"
-            try:
-                (gradient,) = torch.autograd.grad(designs.square().sum(), z, allow_unused=True)
-            except RuntimeError as error:
-                return False, f"its backward pass fails ({outputs.first_line(error)})"
-        self.rows.backward += len(z)
-        if gradient is None or not bool((gradient != 0).any()):
-            return False, "the gradient of its output with respect to the latents is zero"
-        return True, ""
-
-    def _warn_of(self, probe: Probe) -> None:
-        if probe.call_difference > 1e-6:
-            self._warn(
-                f"decoder {self.name!r} gives another design on a second call with the same latents (they differ by "
-                f"{probe.call_difference:.1e}): losses will be noisy; make it deterministic in eval mode"
-            )
-        elif probe.row_difference > 1e-3:
-            self._warn(
-                f"decoder {self.name!r} decodes a row differently alone and in a batch (they differ by "
-                f"{probe.row_difference:.1e}): rows are not independent, so a result depends on the block it was in"
-            )
+    def _heed(self, probe: Probe) -> None:
+        for text in probe.warnings(self):
+            self._warn(text)
+        if probe.rows < 4 and (self._block_rows or 4) > probe.rows:
+            self._block_rows = probe.rows
+            self.notes.append(f"out of memory at 4 rows a block: went on with {probe.rows}")
         low, high = self.value_range
         slack = 0.05 * (high - low)
         if len(probe.design_shape) == 3 and (low, high) == (0.0, 1.0) and -1.0 <= probe.low < low - slack:
@@ -326,17 +296,26 @@ class Decoder:
 
     def _warn(self, text: str) -> None:
         self.notes.append(text)
-        warnings.warn(text, LatentoptWarning, stacklevel=4)
+        warnings.warn(text, LatentoptWarning, stacklevel=4)  # the line that makes the decoder
 
     def _check_encoder(self) -> None:
-        try:
-            self.encode(torch.zeros(1, *self.design_shape, device=self.device))
-        except (RuntimeError, TypeError, ValueError, ShapeError) as error:
-            raise DecoderError(
-                f"the encoder of {self.name!r} does not turn designs (N, {', '.join(map(str, self.design_shape))}) "
-                f"into latents of {self.dim} values ({outputs.first_line(error)}): "
-                "pass its matching encoder, and encoder_output= where it returns several things"
-            ) from error
+        with self.frozen():
+            designs = self.decode(self.space.mean(torch.zeros(self.dim))[None])
+            try:
+                first, again = self.encode(designs), self.encode(designs)
+            except outputs.REJECTIONS as error:
+                raise EncoderError(
+                    f"the encoder of {self.name!r} does not turn designs (N, {', '.join(map(str, self.design_shape))}) "
+                    f"into latents of {self.dim} values ({outputs.first_line(error)}): "
+                    "pass its matching encoder, and encoder_output= where it returns several things"
+                ) from error
+        scale = max(1.0, float(first.abs().amax()))
+        apart = float((first - again).abs().amax()) / scale
+        if apart > tolerances(self.dtype, self.device)[0]:
+            self._warn(
+                f"the encoder of {self.name!r} gives another latent on a second call with the same design (they differ by "
+                f"{apart:.1e}): make it return the mean rather than a draw"
+            )
 
     def _learn_from(self, data: Any, choice: PriorBase | Fitted | None) -> None:
         if data is None:
@@ -369,6 +348,13 @@ def _prior_choice(value: Any) -> PriorBase | Fitted | None:
         return TypeAdapter(PriorChoice).validate_python(value)
     except ValidationError as error:
         raise config_error(error, value, "prior") from None
+
+
+def _latent_shape(shape: Any) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(n) for n in (shape if isinstance(shape, list | tuple) else (shape,)))
+    except TypeError:
+        raise ShapeError(f"latent_shape must be positive whole numbers, for example (64,), got {shape!r}") from None
 
 
 def _repeated(value: Any, n: int) -> Any:

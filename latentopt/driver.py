@@ -12,13 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from latentopt.errors import ConfigError, DivergedError
-from latentopt.interfaces import Evaluation, Search, SearchState
+from latentopt.interfaces import Search, SearchState
 from latentopt.models import StrictModel
 from latentopt.problem import Problem
 from latentopt.rng import RowNoise
 
 REPORTS_PER_STAGE = 40
 _COMPACT_BELOW, _COMPACT_ROWS = 0.95, 64
+_WINDOW, _WINDOW_VALUES = 16, 2**20  # steps compared with the best in one go; latent values held back at most
 _SAME = 1e-3  # rows closer than this share of the prior's spread, in every coordinate's root mean square, are one basin
 
 
@@ -54,6 +55,15 @@ class Report:
     rows_N: tuple[float, ...]
 
 
+class _Seen(NamedTuple):
+    """What one step made, not yet compared with the best."""
+
+    z_ND: Tensor
+    loss_N: Tensor
+    violation_N: Tensor
+    step: int
+
+
 class _Best(NamedTuple):
     """The best of each row so far, replaced whole, so that an interrupt never sees a latent beside another's loss."""
 
@@ -85,7 +95,7 @@ class Clock:
 
     problem: Problem
     budget: Budget
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
         rows = self.problem.decoder.rows
@@ -150,12 +160,14 @@ def drive(
             try:
                 following.start()
                 run = following
+                notes.extend(following.state.notes)
                 stopped = run.loop(history, on_report)
             except KeyboardInterrupt:
                 stopped = "interrupted"
                 run = following if following.started else run
                 if run is None:
                     raise
+                run.note_best()
             diverged += following.lost()
             if stopped != "finished":
                 break
@@ -191,6 +203,7 @@ class _StageRun:
         self._starts = (z_ND, target_N)
         self._seed = seed
         self._compacted = False
+        self._pending: list[_Seen] = []
         self.started = False
 
     def start(self) -> None:
@@ -206,22 +219,24 @@ class _StageRun:
         self.best = _Best(state.z_ND.clone(), worst, worst, torch.zeros_like(state.target_N))
         self.ok_N = torch.ones_like(state.done_N)
         self.failed_N = torch.zeros_like(state.target_N)
-        self._note_best()
+        self._window = max(1, min(_WINDOW, _WINDOW_VALUES // max(1, state.z_ND.numel())))
+        self._see()
         self.started = True
 
     def loop(self, history: list[Report], on_report: Callable[[Report], object] | None) -> str:
         search, state, clock = self.stage.search, self.state, self.clock
         every = max(1, search.n_steps // REPORTS_PER_STAGE)
+        reserve = _final_rows(self.problem, len(self.target_N))
         stopped = "finished"
         self._report(history, on_report)
         while state.step < search.n_steps:
-            if not clock.allows(self._last_cost + _final_rows(self.problem, len(self.target_N))):
+            if not clock.allows(self._last_cost + reserve):
                 stopped = "budget"
                 break
             before = clock.forward + clock.backward
             search.step(self.problem, state)
             self._last_cost = clock.forward + clock.backward - before
-            self._note_best()
+            self._see()
             if state.step % every == 0:
                 self._report(history, on_report)
                 if self._all_done():
@@ -231,37 +246,58 @@ class _StageRun:
             self._report(history, on_report)
         return stopped
 
-    def _note_best(self) -> None:
-        """Feasibility first, then the loss without penalties; NaN and infinite losses never win. No host sync."""
-        state, best = self.state, self.best
-        evaluation: Evaluation = state.evaluation
-        loss_N, violation_N = evaluation.loss_M, evaluation.violation_M
-        finite_N = loss_N.abs() < torch.inf
+    def _see(self) -> None:
+        """Keep hold of what the step made. A step replaces its tensors and never writes into them, so no copy is needed."""
+        state, evaluation = self.state, self.state.evaluation
+        self._pending.append(_Seen(state.z_ND, evaluation.loss_M, evaluation.violation_M, state.step))
+        if len(self._pending) >= self._window:
+            self.note_best()
+
+    def note_best(self) -> None:
+        """Bring the best-so-far up to date with the steps seen since, all in one go and without a host sync.
+
+        Feasibility first, then the loss without penalties, then the earlier step; NaN and infinite losses never win.
+        """
+        seen, self._pending = self._pending, []
+        if not seen:
+            return
+        best, state = self.best, self.state
         ids = state.row_id_N if self._compacted else None
         old = best if ids is None else _Best(*(part[ids] for part in best))
-        better_N = loss_N < old.loss_N
+        loss_WN = torch.stack([old.loss_N, *(one.loss_N for one in seen)])
+        finite_WN = loss_WN.abs() < torch.inf
+        loss_WN = torch.where(finite_WN, loss_WN, torch.inf)
+        violation_WN = None
+        ranked_WN = loss_WN
         if self.problem.constraints:
-            better_N = (violation_N < old.violation_N) | ((violation_N == old.violation_N) & better_N)
-        better_N = better_N & finite_N
+            violation_WN = torch.stack([old.violation_N, *(one.violation_N for one in seen)])
+            violation_WN = torch.where(finite_WN, violation_WN, torch.inf)
+            ranked_WN = torch.where(violation_WN == violation_WN.amin(0), loss_WN, torch.inf)
+        which_1N = ranked_WN.min(dim=0, keepdim=True).indices  # among equals the first, which is the earliest
+        z_WND = torch.stack([old.z_ND, *(one.z_ND for one in seen)])
+        rows = torch.arange(z_WND.shape[1], device=z_WND.device)
+        steps_WN = torch.stack([old.step_N, *(torch.full_like(old.step_N, one.step) for one in seen)])
         new = _Best(
-            torch.where(better_N[:, None], state.z_ND, old.z_ND),
-            torch.where(better_N, loss_N, old.loss_N),
-            torch.where(better_N, violation_N, old.violation_N) if self.problem.constraints else old.violation_N,
-            torch.where(better_N, state.step, old.step_N),
+            z_WND[which_1N[0], rows],
+            loss_WN.gather(0, which_1N)[0],
+            old.violation_N if violation_WN is None else violation_WN.gather(0, which_1N)[0],
+            steps_WN.gather(0, which_1N)[0],
         )
+        if ids is not None:
+            new = _Best(*(part.index_copy(0, ids, rows) for part, rows in zip(best, new, strict=True)))
         if state.rows_restart:
-            self.failed_N = self.failed_N + ~finite_N
-        elif ids is None:
-            self.ok_N = self.ok_N & finite_N
-        else:
-            self.ok_N[ids] &= finite_N
-        if ids is None:
-            self.best = new
-        else:
-            self.best = _Best(*(part.index_copy(0, ids, rows) for part, rows in zip(best, new, strict=True)))
+            self.failed_N = self.failed_N + (~finite_WN[1:]).sum(0)
+        self.best = new
+
+    def _note_lost(self) -> None:
+        """Rows whose loss is not finite now. A latent that turned NaN stays so, hence a look at reports finds them all."""
+        if not self.state.rows_restart:
+            self.ok_N[self.state.row_id_N] &= self.state.evaluation.loss_M.abs() < torch.inf
 
     def _report(self, history: list[Report], on_report: Callable[[Report], object] | None) -> None:
         """The only host sync: one small copy of losses and flags."""
+        self.note_best()
+        self._note_lost()
         loss_N = self.best.loss_N
         flat = torch.cat([loss_N.double(), self.best.violation_N.double(), self.ok_N.double(), self.target_N.double()])
         loss, violation, ok, target = flat.cpu().view(4, -1)

@@ -28,6 +28,10 @@ class DecoderError(LatentoptError):
     """A decoder or encoder that cannot be used as given."""
 
 
+class EncoderError(DecoderError):
+    """An encoder that cannot be used as given, beside a decoder that can."""
+
+
 class ObjectiveError(LatentoptError):
     """An objective that returned something other than one finite real number a row."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentopt.arrayfield import Array
-from latentopt.errors import ConfigError
+from latentopt.errors import ConfigError, ShapeError
 from latentopt.priors import Gaussian, Mixture, PriorBase
 
 # Posterior means of a variational auto-encoder lie inside its prior, so a smaller radius is ordinary and a larger is not.
@@ -16,9 +17,16 @@ _SMALLEST_RATIO, _LARGEST_RATIO = 0.4, 1.25
 def fit_prior(codes_ND: Tensor, components: int = 1) -> Gaussian | Mixture:
     """A Gaussian (Ledoit-Wolf covariance) or a mixture of full Gaussians fitted to encodings `(n, D)`.
 
-    Ledoit and Wolf 2004 shrink the sample covariance just enough to stay well conditioned when n is not much above D.
-    Raises `ConfigError` with fewer than two encodings a component, or where they are not finite.
+    Ledoit and Wolf 2004 shrink the sample covariance just enough to stay well conditioned when n is not much above D. It
+    is the correlations that are shrunk, as Schaefer and Strimmer 2005 advise: coordinates that the encoder hardly uses
+    would otherwise be given the spread of the others.
+    Raises `ConfigError` with fewer than two encodings a component, or where they are not finite, and `ShapeError` where
+    they are not rows.
     """
+    if codes_ND.ndim != 2:
+        raise ShapeError(f"a prior is fitted to rows of encodings (n, D), got shape {tuple(codes_ND.shape)}")
+    if components < 1:
+        raise ConfigError(f"components must be at least 1, got {components}")
     n, dim = codes_ND.shape
     if n < 2 * components:
         raise ConfigError(f"a prior of {components} components needs at least {2 * components} encodings, got {n}")
@@ -29,7 +37,9 @@ def fit_prior(codes_ND: Tensor, components: int = 1) -> Gaussian | Mixture:
     if components == 1:
         from sklearn.covariance import LedoitWolf
 
-        covariance = torch.from_numpy(LedoitWolf().fit(codes).covariance_) + floor * torch.eye(dim)
+        std = np.sqrt(codes.var(0) + floor)
+        shrunk = LedoitWolf().fit(codes / std).covariance_ * np.outer(std, std)
+        covariance = torch.from_numpy(shrunk) + floor * torch.eye(dim)
         return Gaussian(mean=Array(torch.from_numpy(codes.mean(0))), covariance=Array(covariance))
     from sklearn.mixture import GaussianMixture
 

@@ -40,13 +40,12 @@ class Evaluation(NamedTuple):
     """What a problem says of M rows.
 
     `loss_M`: the weighted sum of the objectives, always minimized. `merit_M`: what searches minimize, the loss plus the
-    penalty of broken constraints. `objectives_MK`: each objective's unweighted loss. `violation_M`: by how much
-    constraints are broken, 0 where all hold. `terms`: each term's own value by name, with its raw sign.
+    penalty of broken constraints. `violation_M`: by how much constraints are broken, 0 where all hold. `terms`: each
+    term's own value by name, with its raw sign.
     """
 
     loss_M: Tensor
     merit_M: Tensor
-    objectives_MK: Tensor
     violation_M: Tensor
     terms: dict[str, Tensor]
 
@@ -56,15 +55,16 @@ class Evaluation(NamedTuple):
 
     def detach(self) -> Evaluation:
         """The same numbers without a graph."""
-        return self._each(Tensor.detach)
+        return self._each(lambda value: value.detach() if value.requires_grad else value)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Evaluation:
+        loss = change(self.loss_M)
+        terms = {name: loss if value is self.loss_M else change(value) for name, value in self.terms.items()}
         return Evaluation(
-            loss_M=change(self.loss_M),
-            merit_M=change(self.merit_M),
-            objectives_MK=change(self.objectives_MK),
+            loss_M=loss,
+            merit_M=loss if self.merit_M is self.loss_M else change(self.merit_M),
             violation_M=change(self.violation_M),
-            terms={name: change(value) for name, value in self.terms.items()},
+            terms=terms,
         )
 
     @staticmethod
@@ -75,7 +75,6 @@ class Evaluation(NamedTuple):
         return Evaluation(
             loss_M=torch.cat([part.loss_M for part in parts]),
             merit_M=torch.cat([part.merit_M for part in parts]),
-            objectives_MK=torch.cat([part.objectives_MK for part in parts]),
             violation_M=torch.cat([part.violation_M for part in parts]),
             terms={name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms},
         )
@@ -136,7 +135,11 @@ def goal_loss(goal: Goal, value_M: Tensor) -> Tensor:
 
 
 class Objective(Protocol):
-    """Gives one number a row, `(M,)`; must not reduce over rows."""
+    """Gives one number a row, `(M,)`; must not reduce over rows.
+
+    One that keeps several targets, and reads `target_index`, may say how many in an attribute `targets`: the problem
+    then checks that the run has as many.
+    """
 
     def __call__(self, candidates: Candidates, /) -> Tensor: ...
 
@@ -176,6 +179,11 @@ class SearchState:
     evaluation: Evaluation
     done_N: Tensor
     step: int
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the result should say of how the search set itself up."""
+        return ()
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (indices), in this order."""

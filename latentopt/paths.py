@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latentopt.decoder import Decoder
-from latentopt.errors import ShapeError
+from latentopt.errors import DecoderError, ShapeError
 from latentopt.interfaces import Interpolator
 
 _PIECES = 32  # decodes per wanted step from which lengths in design space are measured
@@ -18,7 +18,8 @@ def path_points(
     """Latents `(steps, D)` and their times `(steps,)` in [0, 1]; the first and last are the first and last key.
 
     `even` places them so that neighbours are equally far apart in design space (root mean square difference), measured
-    along a finely decoded path. Raises `ShapeError` with fewer than two keys.
+    along a finely decoded path. Raises `ShapeError` with fewer than two keys, `DecoderError` where designs on the path are
+    NaN or infinite and are to be spaced evenly.
     """
     if len(keys_KD) < 2:
         raise ShapeError(f"a path needs at least 2 key latents, got {len(keys_KD)}")
@@ -35,9 +36,13 @@ def path_points(
 
 def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, steps: int) -> Tensor:
     fine = torch.linspace(0, 1, _PIECES * (steps - 1) + 1, dtype=keys_KD.dtype, device=keys_KD.device)
-    designs = decoder.decode(interpolator(keys_KD, fine)).flatten(1)
-    lengths = (designs[1:] - designs[:-1]).square().mean(1).sqrt().double()
+    lengths = _lengths(decoder, interpolator(keys_KD, fine))
     total = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    if not bool(torch.isfinite(total[-1])):
+        raise DecoderError(
+            f"decoder {decoder.name!r} gives NaN or infinite designs on this path, so it cannot be spaced evenly: "
+            "choose other keys, or even=False"
+        )
     if float(total[-1]) == 0.0:  # all designs on the path are one: every spacing is even
         return torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
     wanted = torch.linspace(0, 1, steps, dtype=torch.float64, device=keys_KD.device) * total[-1]
@@ -47,3 +52,15 @@ def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, s
     times = fine[left].double() + share.clamp(0, 1) * (fine[right] - fine[left]).double()
     times[0], times[-1] = 0.0, 1.0
     return times.to(keys_KD.dtype)
+
+
+def _lengths(decoder: Decoder, z_TD: Tensor) -> Tensor:
+    """Root mean square differences of neighbouring designs `(T - 1,)`, float64; only a block of designs is kept at once."""
+    lengths: list[Tensor] = []
+    before: Tensor | None = None
+    for z_ND in z_TD.split(decoder.block_rows):
+        designs = decoder.decode(z_ND).flatten(1)
+        joined = designs if before is None else torch.cat([before, designs])
+        lengths.append((joined[1:] - joined[:-1]).square().mean(1).sqrt().double())
+        before = designs[-1:]
+    return torch.cat(lengths)

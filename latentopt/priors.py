@@ -51,8 +51,8 @@ class PriorBase(Frozen):
         """Raise `ConfigError` where the prior's own numbers do not fit D latent coordinates."""
 
     def sample(self, n: int, dim: int, generator: Generator) -> Tensor:
-        """Draws `(n, D)`; the first k of n are those of k."""
-        return self.from_normal(rng.randn(n, dim, generator))
+        """Draws `(n, D)`, float32; the first k of n are those of k."""
+        return self.from_normal(_wide(rng.randn(n, dim, generator))).float()
 
     def from_normal(self, u_ND: Tensor) -> Tensor:
         """Standard normal numbers carried over to this prior, `(n, D)`."""
@@ -96,9 +96,18 @@ class PriorBase(Frozen):
         """Mean and standard deviation of each coordinate, both `(D,)`, on the device and in the dtype of `like`."""
         raise NotImplementedError
 
+    def interval(self, percentile: float, dim: int) -> tuple[Tensor, Tensor]:
+        """Each coordinate's own central share of the prior's draws, from and to, both `(D,)`, float64 on the CPU."""
+        raise NotImplementedError
+
 
 class GaussianKind(PriorBase):
     """A prior whose radius has the chi distribution with D degrees of freedom."""
+
+    def interval(self, percentile: float, dim: int) -> tuple[Tensor, Tensor]:
+        mean, std = self.moments(dim, torch.zeros(1, dtype=torch.float64))
+        reach = torch.special.ndtri(torch.tensor(0.5 + percentile / 200, dtype=torch.float64))
+        return mean - reach * std, mean + reach * std
 
     def radius_percentile(self, radius_N: Tensor, dim: int) -> Tensor:
         half = radius_N.double().square() / 2
@@ -114,7 +123,7 @@ class Normal(GaussianKind):
 
     @model_validator(mode="after")
     def _positive(self) -> Normal:
-        if min(_as_tuple(self.std)) <= 0:
+        if any(std <= 0 for std in _as_tuple(self.std)):
             raise ValueError(f"std must be positive, got {self.std}")
         return self
 
@@ -191,7 +200,7 @@ class Uniform(PriorBase):
 
     def log_prob(self, z_ND: Tensor) -> Tensor:
         _, half = self._box(z_ND.shape[1], z_ND)
-        inside = self.radius(z_ND) <= 1 + 1e-6
+        inside = self.radius(z_ND) <= 1 + 1e-4  # float32 rows on the surface of a box far from 0
         return torch.where(inside, -(2 * half).log().sum(), -math.inf)
 
     def centre(self, z_ND: Tensor) -> Tensor:
@@ -207,6 +216,10 @@ class Uniform(PriorBase):
     def moments(self, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
         middle, half = self._box(dim, like)
         return middle, half / math.sqrt(3)
+
+    def interval(self, percentile: float, dim: int) -> tuple[Tensor, Tensor]:
+        middle, half = self._box(dim, torch.zeros(1, dtype=torch.float64))
+        return middle - half * percentile / 100, middle + half * percentile / 100
 
 
 class UniformSphere(PriorBase):
@@ -247,6 +260,15 @@ class UniformSphere(PriorBase):
     def moments(self, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_zeros(dim), like.new_full((dim,), self._size(dim) / math.sqrt(dim))
 
+    def interval(self, percentile: float, dim: int) -> tuple[Tensor, Tensor]:
+        """(1 + x / size) / 2 of a coordinate x follows Beta((D - 1) / 2, (D - 1) / 2) (Muller 1959's points, by area)."""
+        from scipy.special import betaincinv
+
+        half = (dim - 1) / 2
+        reach = 1.0 if dim == 1 else 2 * float(betaincinv(half, half, 0.5 + percentile / 200)) - 1
+        high = torch.full((dim,), reach * self._size(dim), dtype=torch.float64)
+        return -high, high
+
 
 class Gaussian(GaussianKind):
     """A full Gaussian: `mean (D,)` and `covariance (D, D)`, given or fitted to encoded designs."""
@@ -258,6 +280,7 @@ class Gaussian(GaussianKind):
     def check(self, dim: int) -> None:
         _check_array("mean", self.mean, (dim,))
         _check_array("covariance", self.covariance, (dim, dim))
+        _check_symmetric("covariance", self.covariance)
         _cholesky(self.covariance.tensor(), "covariance")
 
     @cached_property
@@ -306,8 +329,9 @@ class Mixture(PriorBase):
         _check_array("weights", self.weights, (count,))
         _check_array("means", self.means, (count, dim))
         _check_array("covariances", self.covariances, (count, dim, dim))
+        _check_symmetric("covariances", self.covariances)
         if (self.weights.tensor() <= 0).any():
-            raise ConfigError("the mixture's weights must be positive")
+            raise ConfigError("the prior's weights must be positive: leave out components without weight")
         _cholesky(self.covariances.tensor(), "covariances")
 
     @cached_property
@@ -325,13 +349,17 @@ class Mixture(PriorBase):
         seeds = torch.randint(0, 2**62, (2,), generator=generator, device=generator.device).tolist()
         pick_rng, normal_rng = (Generator(device=generator.device).manual_seed(s) for s in seeds)
         pick_N = rng.rand(n, 1, pick_rng)[:, 0]
-        return self._carry(pick_N, rng.randn(n, dim, normal_rng))
+        return self._carry(pick_N, _wide(rng.randn(n, dim, normal_rng))).float()
 
     def _carry(self, pick_N: Tensor, u_ND: Tensor) -> Tensor:
         weights, means, factor = self._on(u_ND)
         last = len(weights) - 1
         which_N = torch.bucketize(pick_N.to(weights), weights.cumsum(0)).clamp(max=last)
-        return means[which_N] + torch.einsum("nij,nj->ni", factor[which_N], u_ND)
+        z_ND = means[which_N]
+        for c, part in enumerate(factor):  # a factor for each row would take N * D * D numbers
+            rows = (which_N == c).nonzero()[:, 0]
+            z_ND = z_ND.index_add(0, rows, u_ND[rows] @ part.T)
+        return z_ND
 
     def from_normal(self, u_ND: Tensor) -> Tensor:
         """The first coordinate chooses the component, and its place within that component's share is its normal."""
@@ -378,6 +406,19 @@ class Mixture(PriorBase):
         spread = factor.square().sum(2) + (means - mean).square()
         return mean, (weights @ spread).sqrt()
 
+    def interval(self, percentile: float, dim: int) -> tuple[Tensor, Tensor]:
+        weights, means, factor = self._on(torch.zeros(1, dtype=torch.float64))
+        std = factor.square().sum(2).sqrt()
+        ends = []
+        for share in (0.5 - percentile / 200, 0.5 + percentile / 200):
+            low, high = (means - 40 * std).amin(0), (means + 40 * std).amax(0)
+            for _ in range(100):  # each coordinate's distribution function is a sum of normals': bisect it
+                middle = (low + high) / 2
+                below = weights @ torch.special.ndtr((middle - means) / std) < share
+                low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+            ends.append(high)
+        return ends[0], ends[1]
+
 
 class Fitted(Frozen):
     """Asks for a prior fitted to the encodings of the decoder's data: a Gaussian, or a mixture of several."""
@@ -420,6 +461,20 @@ def _check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:
     got = tuple(value.tensor().shape)
     if got != shape:
         raise ConfigError(f"the prior's {name} has shape {got}, expected {shape}")
+    bad = int((~torch.isfinite(value.tensor())).sum())
+    if bad:
+        raise ConfigError(f"the prior's {name} holds {bad} values that are NaN or infinite: replace them")
+
+
+def _check_symmetric(name: str, value: Array) -> None:
+    matrix = value.tensor().double()
+    if not torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6 * float(matrix.abs().amax())):
+        raise ConfigError(f"the prior's {name} is not symmetric: give a covariance, for example (A + A.T) / 2")
+
+
+def _wide(u_ND: Tensor) -> Tensor:
+    """Numbers to be worked on in float64: rounded afterwards, a row is the same to the bit among any number of rows."""
+    return u_ND if u_ND.device.type == "mps" else u_ND.double()  # which has no float64
 
 
 def _unit(u_ND: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from latentopt.interfaces import (
     ObjectiveConfig,
     goal_loss,
 )
-from latentopt.outputs import describe, first_line
+from latentopt.outputs import describe, first_line, is_out_of_memory
 from latentopt.regions import Region
 
 _CHECK_ROWS = 4
@@ -93,6 +93,7 @@ class Problem:
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
+        self._zero_M, self._one_M = self._zero, self._zero + 1
 
     # ------------------------------------------------------------------ values
 
@@ -126,32 +127,33 @@ class Problem:
 
         Losses are summed and never averaged, so that a row's step does not depend on how many rows there are.
         """
-        if self.across_rows and len(z_MD) > self.decoder.block_rows:
+        if z_MD.shape[0] <= self.decoder.block_rows:
+            try:
+                return self._grad_block(z_MD, target_M)
+            except (RuntimeError, MemoryError) as error:
+                if z_MD.shape[0] == 1 or not is_out_of_memory(error):
+                    raise
+            self.decoder.halve_block(z_MD.shape[0])
+        if self.across_rows:
             return self._grad_in_two_passes(z_MD, target_M)
         parts: list[Evaluation] = []
         gradients: list[Tensor] = []
 
         def block(rows: slice) -> None:
-            if self.across_rows and rows != slice(0, len(z_MD)):
-                raise _Split
             evaluation, gradient = self._grad_block(z_MD[rows], target_M[rows])
             parts.append(evaluation)
             gradients.append(gradient)
 
-        try:
-            self.decoder.each_block(len(z_MD), block)
-        except _Split:  # memory ran out under a term that needs all rows at once
-            return self._grad_in_two_passes(z_MD, target_M)
-        if len(parts) == 1:
-            return parts[0], gradients[0]
+        self.decoder.each_block(len(z_MD), block)
         return Evaluation.join(parts), torch.cat(gradients)
 
     def _grad_block(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
         z = z_MD.detach().requires_grad_(True)
         with torch.enable_grad():
             evaluation = self._evaluate(Candidates(z, self.decoder.forward(z), target_M))
-            (gradient,) = torch.autograd.grad(evaluation.merit_M.sum(), z)
-        self.decoder.rows.backward += len(z)
+            # the gradient of the rows' sum, without the sum: two operations fewer
+            (gradient,) = torch.autograd.grad(evaluation.merit_M, z, self._constants(z.shape[0])[1])
+        self.decoder.rows.backward += z.shape[0]
         return evaluation.detach(), gradient
 
     def _grad_in_two_passes(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
@@ -220,29 +222,32 @@ class Problem:
         return self.region.project(z_MD)
 
     def _evaluate(self, candidates: Candidates) -> Evaluation:
-        n = len(candidates.latents)
+        n = candidates.latents.shape[0]
+        zero_M, _ = self._constants(n)
         terms: dict[str, Tensor] = {}
-        losses: list[Tensor] = []
         loss: Tensor | None = None
         for term in self.terms:
-            value_M = self._call(term, candidates, n)
-            terms[term.name] = value_M
-            losses.append(goal_loss(term.goal, value_M))
-            part = losses[-1] if term.weight == 1.0 else losses[-1] * term.weight
+            terms[term.name] = value_M = self._call(term, candidates, n)
+            part = goal_loss(term.goal, value_M)
+            part = part if term.weight == 1.0 else part * term.weight
             loss = part if loss is None else loss + part
-        if loss is None:
-            loss = self._zero.expand(n)
-        objectives = losses[0][:, None] if len(losses) == 1 else torch.stack(losses or [loss], dim=1)
+        loss = zero_M if loss is None else loss
         if not self.constraints:
-            return Evaluation(loss, loss, objectives, self._zero.expand(n), terms)
-        violation, penalty = self._zero.expand(n), self._zero.expand(n)
+            return Evaluation(loss, loss, zero_M, terms)
+        violation, penalty = zero_M, zero_M
         for term in self.constraints:
             terms[term.name] = value_M = self._call(term, candidates, n)
             if isinstance(term.goal, Bound):
                 shortfall = term.goal.shortfall(value_M)
                 violation = violation + shortfall.abs()
                 penalty = penalty + PENALTY * term.weight * shortfall.square()
-        return Evaluation(loss, loss + penalty, objectives, violation, terms)
+        return Evaluation(loss, loss + penalty, violation, terms)
+
+    def _constants(self, n: int) -> tuple[Tensor, Tensor]:
+        """Zeros and ones `(n,)`, made again only when the number of rows changes."""
+        if self._zero_M.shape[0] != n:
+            self._zero_M, self._one_M = self._zero.expand(n), (self._zero + 1).expand(n)
+        return self._zero_M, self._one_M
 
     def _call(self, term: Term, candidates: Candidates, n: int) -> Tensor:
         value = term.function(candidates)
@@ -268,6 +273,12 @@ class Problem:
                 self._check_term(term, candidates)
 
     def _check_term(self, term: Term, candidates: Candidates) -> None:
+        aims = getattr(term.function, "targets", 1)
+        if isinstance(aims, int) and aims not in (1, self.targets):
+            raise ConfigError(
+                f"objective {term.name!r} has {aims} targets of its own and the run has {self.targets}: give it one, or pass "
+                "all of them as the task's target"
+            )
         try:
             value = self._call(term, candidates, len(candidates.latents))
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
@@ -304,10 +315,6 @@ class Problem:
         else:
             why = f"no gradient reaches the latents from {', '.join(map(repr, self._without_gradient))}"
         raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
-
-
-class _Split(Exception):  # noqa: N818  (a signal inside value_and_grad, never seen outside)
-    """A block smaller than all rows was asked of a term that needs all rows."""
 
 
 def _wrong_value(name: str, value: object, n: int) -> str:

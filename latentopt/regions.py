@@ -53,13 +53,14 @@ class Region:
             at_centre_N1 = (self.prior.radius(z_ND) < TINY)[:, None]
             z_ND = torch.where(at_centre_N1, self.prior.centre(z_ND) + 1.0, z_ND)
         radius_N = self.prior.radius(z_ND)
-        factor_N1 = (self.largest / radius_N.clamp(min=max(self.largest, TINY)))[:, None]
+        # clamped last: a number over a tensor is a product with the reciprocal, so x / x need not be 1
+        factor_N1 = (self.largest / radius_N.clamp(min=TINY)).clamp(max=1.0)[:, None]
         if self.smallest > 0:
             factor_N1 = factor_N1 * (self.smallest / radius_N).clamp(min=1.0)[:, None]
         if isinstance(self.prior, Normal) and self.prior.is_standard:
             return z_ND * factor_N1
-        centre = self.prior.centre(z_ND)
-        return centre + (z_ND - centre) * factor_N1
+        # lerp gives rows of factor 1 back to the bit, where centre + (z - centre) would round them at every step
+        return torch.lerp(self.prior.centre(z_ND), z_ND, factor_N1)
 
 
 class RegionBase(Frozen):
@@ -107,9 +108,7 @@ class Box(_Radial):
 
     def resolve(self, space: LatentSpace) -> Region:
         if self.percentile is not None:
-            mean, std = space.prior.moments(space.dim, torch.zeros(1, dtype=torch.float64))
-            reach = float(torch.special.ndtri(torch.tensor(0.5 + self.percentile / 200, dtype=torch.float64)))
-            return Region("box", box=PerDevice(mean - reach * std, mean + reach * std))
+            return Region("box", box=PerDevice(*space.prior.interval(self.percentile, space.dim)))
         check_length("low", self.low, space.dim)
         check_length("high", self.high, space.dim)
         return Region("box", box=PerDevice(torch.tensor(self.low).double(), torch.tensor(self.high).double()))

@@ -10,14 +10,18 @@ from torch import Generator, Tensor
 
 # torch fills normals 16 at a time, and the last incomplete group differs: whole groups make the numbers prefix-stable.
 _GROUP = 16
+# Searches number their stages from 0, so the draws of the starts take a place that no stage has.
+STARTS = 2**32 - 1
 
 
 def derive_seed(seed: int, *where: int) -> int:
     """A 63-bit seed for one place of a run, for example `derive_seed(seed, stage, step, target)`.
 
-    NumPy's `SeedSequence` does the mixing, so that neighbouring seeds and places are unrelated. Seed 0 is a seed.
+    NumPy's `SeedSequence` does the mixing, so that neighbouring seeds and places are unrelated. Seed 0 is a seed. Numbers
+    of `where` lie in [0, 2**32).
     """
-    words = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)
+    # As a spawn key: numbers listed after the seed would run together with it, and zeros at their end would not count.
+    words = np.random.SeedSequence(seed, spawn_key=where).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
 
@@ -29,12 +33,12 @@ def generator(seed: int, *where: int, device: torch.device | str = "cpu") -> Gen
 def randn(n: int, dim: int, rng: Generator) -> Tensor:
     """Standard normals `(n, dim)`, float32; the first k rows of n are those of k."""
     count = math.ceil(n * dim / _GROUP) * _GROUP
-    return torch.randn(count, generator=rng, device=rng.device)[: n * dim].view(n, dim)
+    return torch.randn(count, generator=rng, device=rng.device, dtype=torch.float32)[: n * dim].view(n, dim)
 
 
 def rand(n: int, dim: int, rng: Generator) -> Tensor:
     """Uniform numbers in [0, 1) `(n, dim)`, float32; the first k rows of n are those of k."""
-    return torch.rand(n, dim, generator=rng, device=rng.device)
+    return torch.rand(n, dim, generator=rng, device=rng.device, dtype=torch.float32)
 
 
 class RowNoise:

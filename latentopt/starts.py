@@ -12,6 +12,7 @@ from latentopt.arrayfield import Array
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, ShapeError
 from latentopt.interfaces import SamplerConfig
+from latentopt.outputs import describe
 from latentopt.problem import Problem
 
 
@@ -20,7 +21,8 @@ def build_starts(
 ) -> tuple[Tensor, Tensor]:
     """Start latents `(T * n, D)`, target by target, and the target of each `(T * n,)`.
 
-    Raises `ConfigError` where "encoder" has no encoder or no target, `ShapeError` where given latents do not fit.
+    Raises `ConfigError` where there is no start, or "encoder" has no target, `DecoderError` where it has no encoder, and
+    `ShapeError` where given latents or a sampler's draws do not fit.
     """
     if not starts:
         raise ConfigError("a search needs starts: 'mean', 'encoder', a sampler, or latents")
@@ -56,6 +58,8 @@ def _group(
 def _given(z: Tensor, problem: Problem, decoder: Decoder) -> Tensor:
     """`(n, D)` or `(n, *latent_shape)` for every target, or `(T, n, ...)`."""
     space, count = decoder.space, problem.targets
+    if z.numel() == 0:
+        raise ShapeError(f"starts of shape {tuple(z.shape)} hold no latents: give at least one")
     lead = z.shape[: z.ndim - len(space.shape)] if tuple(z.shape[-len(space.shape) :]) == space.shape else None
     if lead is None and z.ndim >= 1 and z.shape[-1] == space.dim:
         lead = z.shape[:-1]
@@ -73,10 +77,11 @@ def _given(z: Tensor, problem: Problem, decoder: Decoder) -> Tensor:
 def _sampled(config: SamplerConfig, index: int, problem: Problem, decoder: Decoder, seed: int) -> Tensor:
     """The first n draws for every target; or, screened, the n draws that are best for each."""
     count = config.n if config.screened_from is None else config.screened_from
-    draws = config.build(decoder)(count, decoder.space, rng.generator(seed, 0, index))
-    if tuple(draws.shape) != (count, decoder.dim):
+    draws = config.build(decoder)(count, decoder.space, rng.generator(seed, rng.STARTS, index))
+    if not isinstance(draws, Tensor) or tuple(draws.shape) != (count, decoder.dim):
         raise ShapeError(
-            f"sampler {config.kind_name()!r} returned shape {tuple(draws.shape)}, expected ({count}, {decoder.dim})"
+            f"sampler {config.kind_name()!r} returned {describe(draws)}, "
+            f"expected a tensor of shape ({count}, {decoder.dim})"
         )
     draws = problem.project(draws.to(device=decoder.device, dtype=decoder.latent_dtype))
     if config.screened_from is None:

@@ -316,8 +316,9 @@ class SearchConformance(_Conformance):
 
     def test_same_seed_same_result(self) -> None:
         z, target = self.starts()
+        problem = self.problem()  # made outside: building a torch module draws its first weights from global state
         with global_rng_untouched():
-            first = self.run(self.problem(), z, target)
+            first = self.run(problem, z, target)
         again = self.run(self.problem(), z, target)
         assert torch.equal(first.z_ND, again.z_ND)
         assert [r.best_T for r in first.history] == [r.best_T for r in again.history]
@@ -363,6 +364,24 @@ class SearchConformance(_Conformance):
         problem = self.problem()
         again = problem.value(state.z_ND, state.target_N)
         assert torch.allclose(again.loss_M, state.evaluation.loss_M, rtol=1e-4, atol=1e-7)
+
+    def test_a_step_replaces_its_tensors_and_never_writes_into_them(self) -> None:
+        problem = self.problem()
+        search = self.config.build(problem.decoder)
+        z, target = self.starts()
+        state = search.init(problem, z, target, RowNoise(0, 0, len(z)))
+        held = [(state.z_ND, state.evaluation.loss_M)]
+        copies = [tuple(part.clone() for part in held[0])]
+        for _ in range(min(3, search.n_steps)):
+            search.step(problem, state)
+            held.append((state.z_ND, state.evaluation.loss_M))
+            copies.append(tuple(part.clone() for part in held[-1]))
+        for kept, copy in zip(held, copies, strict=True):
+            assert torch.equal(kept[0], copy[0])
+            assert torch.equal(
+                kept[1],
+                copy[1],
+            )
 
     def test_a_nan_row_stays_alone(self) -> None:
         if not self.rows_move_alone:

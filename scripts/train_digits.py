@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from latentopt_std.digits_nets import LATENT, DigitsDecoder, DigitsEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from latentopt_std.digits_nets import LATENT, DigitsDecoder, DigitsEncoder
 
 ORIGIN = (
     "MNIST (Yann LeCun, Corinna Cortes, Christopher J. C. Burges), derived from NIST Special Databases 1 and 3, "

@@ -22,17 +22,18 @@ FLOORS = {
         "arrays",
         "weights",
         "arrayfield",
+        "filefield",
         "coderef",
         "priors",
         "latent",
         "regions",
     ],
-    1: ["outputs", "fitting", "decoder"],
+    1: ["modules", "outputs", "fitting", "probing", "decoder"],
     2: ["interfaces"],
-    3: ["problem", "hookspecs", "paths", "starts", "realism"],
+    3: ["problem", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "registry", "asktell"],
     5: ["config", "result"],
-    6: ["api", "testing", "diagnose", "pictures", "progress", "doctor", "demo"],
+    6: ["api", "testing", "diagnosis", "pictures", "progress", "terminal", "options", "execute", "doctor", "demo"],
     7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
@@ -119,7 +120,7 @@ def test_nothing_unpickles_or_uses_global_random_state(path):
 def test_only_api_names_plugins_by_kind():
     kinds = {"adam", "optuna", "mse", "slerp"}
     for path in CORE.glob("*.py"):
-        if path.stem in ("api", "demo", "testing"):
+        if path.stem in ("api", "demo", "testing", "diagnosis", "doctor"):  # advice, and versions of distributions
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -117,6 +118,75 @@ def test_npy_and_safetensors(tmp_path):
     assert read_array(tmp_path / "u8.npy").notes == ("8-bit values scaled to [0, 1]",)
 
 
+def test_arrays_of_other_numbers_say_what_was_done(tmp_path):
+    path = tmp_path / "x.npy"
+    for dtype in ("float16", "float64", "longdouble", "int16", "uint16", "int64", "bool"):
+        np.save(path, np.array([0, 1, 1]).astype(dtype))
+        found = read_array(path)
+        assert found.values.tolist() == [0, 1, 1]
+        assert found.values.dtype == torch.float32
+        assert found.notes == (f"{np.dtype(dtype).name} converted to float32",)
+    np.save(path, np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)))
+    assert read_array(path).values.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read_array(path).notes == ()
+    np.save(path, np.float32(2.5))
+    assert read_array(path).values.shape == ()
+    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    assert read_array(tmp_path / "x.safetensors").notes == ("bfloat16 converted to float32",)
+
+
+@pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
+def test_npz_by_key(tmp_path, save_npz):
+    path = tmp_path / "x.npz"
+    save_npz(path, a=np.ones(2, np.float32), b=np.zeros(3, np.float32))
+    assert read_array(path, "b").values.tolist() == [0, 0, 0]
+    save_npz(path, a=np.ones(2, np.float32))
+    assert read_array(path).values.tolist() == [1, 1]
+
+
+def test_a_python_2_header_is_read_without_a_warning(tmp_path):
+    path = tmp_path / "x.npy"
+    path.write_bytes(npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1L,)}") + struct.pack("<d", 0.5))
+    assert read_array(path).values.tolist() == [0.5]
+
+
+def npy_header(text):
+    header = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header
+
+
+def test_sixteen_bit_colours_are_said_to_be_reduced(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_header(2, 1, 16, 2, b"\0" + bytes(range(12))))
+    found = read_array(path)
+    assert (found.values * 255).round().flatten().tolist() == [0, 6, 2, 8, 4, 10]
+    assert found.notes == ("16-bit colours reduced to 8 bits",)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.T),
+        (7, lambda x: x[::-1, ::-1].T),
+        (8, lambda x: np.rot90(x)),
+    ],
+)
+def test_every_exif_orientation(tmp_path, orientation, upright):
+    gray, exif = noise(4, 6), Image.Exif()
+    exif[0x0112] = orientation
+    found = read_array(saved(tmp_path, Image.fromarray(gray), exif=exif))
+    assert torch.equal(found.values[0], torch.from_numpy(upright(gray).copy()).float() / 255)
+
+
+def test_an_exif_orientation_that_means_nothing_is_left_alone(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    assert read_array(saved(tmp_path, Image.fromarray(noise(4, 6)), exif=exif)).notes == ()
+
+
 # ---------------------------------------------------------------------- what is refused
 
 
@@ -165,7 +235,8 @@ def test_no_permission(tmp_path, monkeypatch):
         (b"8BPS" + b"\0" * 20, "is a Photoshop file, which is not read"),
         (b"SIMPLE  = T", "is a FITS file, which is not read"),
         (b"%PDF-1.7", "is a PDF, which is not read"),
-        (b"PK\x03\x04aaaa", "is a zip archive (.npz or a checkpoint?)"),
+        (b"PK\x03\x04aaaa", "is a damaged zip archive (BadZipFile: File is not a zip file)"),
+        ("héllo".encode() * 9, "is a text file: give a PNG"),
         (b"\x80\x04\x95aaaa", "is a pickle, which is never loaded"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "is a damaged or truncated picture"),
         (b"\x93NUMPY\x01\x00\x10\x00nonsense here   ", "is a damaged .npy file"),
@@ -184,22 +255,40 @@ def test_truncated_pictures(tmp_path):
     assert "is a damaged or truncated picture" in refusal(path)
 
 
-def png_header(width, height):
+def png_header(width, height, depth=8, colour=0, rows=b"\0" * 1000):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_decompression_bombs_and_empty_pictures(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png_header(30_000, 30_000))
-    assert "has over 40 megapixels, the limit: scale it down" in refusal(path)
+    assert "has 30000 x 30000 pixels, the limit is 40 megapixels: scale it down" in refusal(path)
     path.write_bytes(png_header(8_000, 8_000))
     assert "has 8000 x 8000 pixels, the limit is 40 megapixels: scale it down" in refusal(path)
     path.write_bytes(png_header(0, 0))
-    assert "x.png" in refusal(path)
+    assert "has 0 x 0 pixels: give a picture that holds something" in refusal(path)
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 60_000, 60_000, 1) + b"\x01\x11\0"
+    path.write_bytes(b"\xff\xd8" + frame + b"\xff\xd9")
+    assert "has over 40 megapixels, the limit: scale it down" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"VP8X" + struct.pack("<I", 10) + b"\0" * 4 + (15_999).to_bytes(3, "little") * 2,
+        b"VP8L" + struct.pack("<I", 10) + b"\x2f" + (15_999 | 15_999 << 14).to_bytes(4, "little") + b"\0" * 9,
+        b"VP8 " + struct.pack("<I", 10) + b"\0" * 6 + struct.pack("<HH", 16_000, 16_000),
+    ],
+)
+def test_the_size_of_a_webp_is_read_before_it_is_opened(tmp_path, chunk, monkeypatch):
+    path = tmp_path / "x.webp"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk)
+    monkeypatch.setattr(Image, "open", None)
+    assert "has 16000 x 16000 pixels, the limit is 40 megapixels: scale it down" in refusal(path)
 
 
 def test_files_beyond_the_limit(tmp_path):
@@ -237,6 +326,53 @@ def test_safetensors_refusals(tmp_path):
     assert "holds complex numbers" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "data", "text"),
+    [
+        ("(-1, -1)", 8, "x.npy is damaged, or holds more than one array: its header promises 8 bytes, 8 are there"),
+        ("(1,)", 16, "is damaged, or holds more than one array: its header promises 8 bytes, 16 are there: save one"),
+        ("(0, 3)", 0, "x.npy holds no numbers (shape (0, 3)): give at least one"),
+        ("(1,", 8, "x.npy is a damaged .npy file (TokenError: "),
+        ("(((((((((", 8, "x.npy is a damaged .npy file (TokenError: "),
+    ],
+)
+def test_npy_headers_that_lie(tmp_path, shape, data, text):
+    path = tmp_path / "x.npy"
+    end = "}" if shape.endswith(")") else ""
+    path.write_bytes(npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}{end}") + bytes(data))
+    assert text in refusal(path)
+
+
+def test_the_first_bad_value_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[0.0, 1e300], [np.nan, 1.0]]))
+    assert "contains 2 NaN or infinite values, the first at [0, 1]: give finite numbers" in refusal(tmp_path / "x.npy")
+
+
+def test_npz_refusals(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, a=np.zeros(2), b=np.array([{}], dtype=object))
+    assert "x.npz holds 2 arrays (a, b): choose one with key" in refusal(path)
+    assert "x.npz has no array 'c': it holds a, b" in refusal(path, "c")
+    assert "x.npz (b) holds Python objects, which are never unpickled" in refusal(path, "b")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02.")
+    assert "x.npz is a zip archive and no .npz (a checkpoint?): save one array as .npy" in refusal(path)
+    np.savez_compressed(path, a=np.zeros(2**18))
+    monkeypatch.setattr("latentopt.arrays.MAX_BYTES", 2**20)
+    assert "x.npz unpacks to 2 MiB, the limit is 1: give a smaller array" in refusal(path, "a")
+
+
+def test_a_cut_safetensors_file_is_known_for_one(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(SAMPLES[-1][:30])
+    assert "is a damaged .safetensors file (SafetensorError: " in refusal(path)
+
+
+def test_a_key_where_nothing_has_one(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(3, 3)))
+    assert "x.png holds no arrays by name: leave out key 'a'" in refusal(path, "a")
+
+
 def samples():
     stream = io.BytesIO()
     Image.fromarray(noise(12, 12, 3)).save(stream, "PNG")
@@ -246,12 +382,15 @@ def samples():
     Image.fromarray(noise(12, 12, 3)).save(webp, "WEBP")
     npy = io.BytesIO()
     np.save(npy, np.linspace(0, 1, 20))
-    return [stream.getvalue(), jpeg.getvalue(), webp.getvalue(), npy.getvalue(), save({"a": torch.ones(8)})]
+    npz = io.BytesIO()
+    np.savez_compressed(npz, a=np.linspace(0, 1, 20))
+    pictures = [stream.getvalue(), jpeg.getvalue(), webp.getvalue()]
+    return [*pictures, npy.getvalue(), npz.getvalue(), save({"a": torch.ones(8)})]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    which=st.integers(0, 4),
+    which=st.integers(0, 5),
     edits=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=6),
     cut=st.integers(0, 700),
 )
@@ -345,9 +484,26 @@ def test_arrays_as_designs(have, want, count):
         (torch.zeros(28, 28, 1, 1, 1), (1, 28, 28), "give a target of that shape"),
         (torch.zeros(1), (1, 28, 28), "target has shape 1, the decoder gives 1x28x28"),
         (torch.tensor(0.5), (1, 28, 28), "target has shape a single number"),
-        (torch.zeros(32, 32, 3), (3, 32, 32), "give a target of that shape"),
+        (
+            torch.zeros(32, 32, 3),
+            (3, 32, 32),
+            "target has shape 32x32x3, height x width x channels by its looks, the decoder gives 3x32x32: "
+            "transpose it to 3x32x32, or give a target of that shape",
+        ),
         (torch.zeros(3, 16, 16), (3, 32, 32), "add resize: true (--resize), or give a target of that shape"),
-        (torch.zeros(1, 28, 28).fill_(torch.nan), (1, 28, 28), "contains 784 NaN or infinite values"),
+        (
+            torch.zeros(1, 28, 28).fill_(torch.nan),
+            (1, 28, 28),
+            "contains 784 NaN or infinite values, the first at [0, 0, 0]",
+        ),
+        (torch.ones(1, 28, 28) > 0, (1, 28, 28), "target holds truth values (bool): give real ones"),
+        (torch.eye(28).to_sparse(), (28, 28), "target is a sparse tensor: make it dense with to_dense()"),
+        (np.zeros((28, 28)), (28, 28), "target is of type ndarray: give a tensor"),
+        (
+            torch.zeros(3, 16, 16) + torch.arange(3.0)[:, None, None],
+            (1, 32, 32),
+            "add resize: true (--resize) and gray: true",
+        ),
         (torch.zeros(1, 28, 28, dtype=torch.complex64), (1, 28, 28), "holds complex numbers"),
         (torch.zeros(0, 1, 28, 28), (1, 28, 28), "is empty (shape (0, 1, 28, 28))"),
     ],
@@ -356,6 +512,35 @@ def test_arrays_are_never_broadcast(values, want, text):
     with pytest.raises(lo.ShapeError) as caught:
         fit_batch(values, want)
     assert text in str(caught.value)
+
+
+def test_arrays_as_pictures_where_an_option_asks_for_it():
+    low = torch.full((1, 8, 8), -1.0)
+    assert torch.equal(fit_batch(low, (1, 4, 4), resize=True), low[None, :, :4, :4]), "not clipped to [0, 1]"
+    colours = picture(3, 4, 4).values
+    luma = (colours * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    assert torch.allclose(fit_batch(colours, (1, 4, 4), gray=True), luma[None, None]), "RGB, not three gray targets"
+    assert fit_batch(colours.expand(5, 3, 4, 4), (1, 2, 2), gray=True, resize=True).shape == (5, 1, 2, 2)
+    assert torch.equal(fit_batch(luma[None], (3, 4, 4), gray=True), luma.expand(1, 3, 4, 4))
+
+
+def test_bytes_mean_the_same_from_a_file_and_from_memory(tmp_path):
+    values = noise(1, 4, 4)
+    np.save(tmp_path / "x.npy", values)
+    assert torch.equal(Array(values).designs((1, 4, 4)), Array(tmp_path / "x.npy").designs((1, 4, 4)))
+
+
+def test_one_design_is_one_design():
+    found = fit_to_shape(Loaded(torch.ones(4, 4), (), False), (1, 4, 4))
+    assert found.values.shape == (1, 4, 4)
+    assert found.notes == ("4x4 read as 1x4x4",)
+    with pytest.raises(lo.ShapeError, match="target is 5x1x4x4, 5 designs of 1x4x4: give one"):
+        fit_to_shape(Loaded(torch.ones(5, 1, 4, 4), (), False), (1, 4, 4))
+
+
+def test_changed_proportions_are_noted():
+    notes = fit_to_shape(picture(1, 8, 6), (1, 4, 4), resize=True).notes
+    assert notes == ("resized from 8 x 6 to 4 x 4, which changes its proportions",)
 
 
 def test_an_array_field_reads_once_and_notes_what_it_did(tmp_path):
@@ -396,3 +581,35 @@ def test_a_sheet_puts_pictures_side_by_side():
     assert page[0, 1, 6] == 0.25
     assert page[0, 6, 1] == 0.5
     assert page[0, 6, 6] == 1, "an empty place is background"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    write_png(path, torch.zeros(2, 2))
+    before = path.read_bytes()
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(lo.InputFileError, match="cannot write .*: No space left on device"):
+        write_png(path, torch.ones(2, 2))
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 80, "ж", "a\nb"])
+def test_keys_that_png_cannot_hold(tmp_path, key):
+    with pytest.raises(lo.ConfigError, match="a key of a PNG's text has 1 to 79 Latin-1 characters, got .*: rename it"):
+        write_png(tmp_path / "x.png", torch.zeros(2, 2), {key: "text"})
+
+
+@pytest.mark.parametrize("wrong", [{"columns": 0}, {"columns": -1}, {"pad": -1}, {"scale": 0}])
+def test_sheets_that_cannot_be(wrong):
+    with pytest.raises(lo.ShapeError, match=r"a sheet takes columns >= 1, pad >= 0 and scale >= 1, got .*"):
+        sheet(torch.zeros(2, 1, 2, 2), **wrong)
+
+
+def test_a_sheet_of_bytes_and_of_designs_with_a_gradient():
+    assert sheet(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), pad=0).tolist() == [[[1.0]]]
+    assert not sheet(torch.zeros(2, 1, 2, 2, requires_grad=True)).requires_grad

@@ -159,6 +159,14 @@ def test_values_leave_the_config_as_tensors_when_asked():
     assert config(target=target).to_dict()["task"]["target"] == target.tolist()
 
 
+def test_starts_of_every_kind_leave_the_config():
+    starts = ["mean", {"kind": "normal", "n": 2}, torch.zeros(1, 4), {"path": "z.npy"}]
+    plain = config(starts=starts, target=torch.zeros(1, 8, 8)).to_dict()["task"]["starts"]
+    assert plain[0] == "mean"
+    assert plain[1] == {"kind": "normal", "n": 2}
+    assert plain[2:] == [[[0.0] * 4], "z.npy"]
+
+
 def test_callables_are_recorded_by_name_and_hash():
     def brightness(c):
         return c.designs.flatten(1).mean(1)

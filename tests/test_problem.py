@@ -67,7 +67,6 @@ def test_the_loss_is_the_weighted_sum_and_terms_keep_their_raw_sign(decoder):
     assert torch.allclose(found.terms["a"], a)
     assert torch.allclose(found.terms["b"], b)
     assert torch.allclose(found.loss_M, -2 * a + (b - 1).clamp(min=0).square())
-    assert torch.allclose(found.objectives_MK, torch.stack([-a, (b - 1).clamp(min=0).square()], 1))
     assert torch.equal(found.merit_M, found.loss_M)
     assert not found.violation_M.any()
 
@@ -202,7 +201,7 @@ def test_value_and_grad_makes_no_host_sync(decoder):
         (lambda c: torch.fft.fft(c.designs).flatten(1).sum(1), "return real numbers, for example .abs()"),
         (lambda c: 1.0, "returned a float"),
         (lambda c: "good", "returned a str"),
-        (lambda c: None, "returned a NoneType"),
+        (lambda c: None, "returned None"),
         (lambda c: c.designs.flatten(1).mean(1) * torch.nan, "gives nan for every draw from the prior"),
         (lambda c: c.designs.flatten(1).mean(1) * torch.inf, "gives inf for every draw from the prior"),
         (lambda c: c.designs @ torch.zeros(3, 3), r"fails on designs of shape \(4, 1, 8, 8\)"),

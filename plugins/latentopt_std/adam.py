@@ -80,11 +80,12 @@ class AdamSearch:
         config, (beta1, beta2) = self.config, self.config.betas
         state.step += 1
         gradient, rate = state.gradient_ND, self.rate(state.step)
-        state.first_ND.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        state.first_ND.lerp_(gradient, 1 - beta1)
         state.second_ND.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # the bias corrections of algorithm 1, folded into the step size and the root
-        root = (state.second_ND / (1 - beta2**state.step)).sqrt_().add_(config.eps)
-        z_ND = state.z_ND.addcdiv(state.first_ND, root, value=-rate / (1 - beta1**state.step))
+        # algorithm 1 with both bias corrections folded into the step size and epsilon: two operations fewer
+        root = math.sqrt(1 - beta2**state.step)
+        size = rate * root / (1 - beta1**state.step)
+        z_ND = state.z_ND.addcdiv(state.first_ND, state.second_ND.sqrt().add_(config.eps * root), value=-size)
         if config.noise:
             scale = config.noise * rate / config.lr
             z_ND.add_(state.rng.normal(state.step, state.row_id_N, z_ND.shape[1]), alpha=scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class Slerp(InterpolatorConfig):
     """The direction along the great circle (Shoemake 1985), the norm linearly: neither shrinks nor leaves the shell.
 
     Nearly parallel keys, and keys at zero, have no great circle worth the name: there the path is a straight line.
-    Opposite keys have many: the one taken turns through the first coordinate axes, deterministically.
+    Opposite keys have many: the one taken turns through the axis of the key's smallest coordinate.
     """
 
     kind: Literal["slerp"] = "slerp"
@@ -44,6 +45,32 @@ class Slerp(InterpolatorConfig):
             return slerp(*_pieces(keys_KD, t_T))
 
         return path
+
+
+class Spline(InterpolatorConfig):
+    """A natural cubic spline through all keys, without the corners that pieces have there; two keys give a straight line.
+
+    The twice differentiable path of least bending (de Boor 1978, chapter IV), by SciPy's `CubicSpline` on the host. Between
+    keys at unequal distances it may swing out.
+    """
+
+    kind: Literal["spline"] = "spline"
+
+    def build(self, decoder: Decoder) -> Interpolator:
+        return spline
+
+
+def spline(keys_KD: Tensor, t_T: Tensor) -> Tensor:
+    """The natural cubic spline through keys evenly spaced in time, `(T, D)`; exact at t = 0 and 1."""
+    if len(keys_KD) == 2:
+        return torch.lerp(keys_KD[:1], keys_KD[1:], t_T.clamp(0, 1)[:, None])
+    from scipy.interpolate import CubicSpline
+
+    keys, t = (part.detach().cpu().double().numpy() for part in (keys_KD, t_T.clamp(0, 1)))
+    found = CubicSpline(np.linspace(0, 1, len(keys)), keys, bc_type="natural")(t)
+    t_T1 = t_T[:, None]
+    points = torch.from_numpy(found).to(keys_KD)
+    return torch.where(t_T1 <= 0, keys_KD[0], torch.where(t_T1 >= 1, keys_KD[-1], points))
 
 
 def slerp(a_TD: Tensor, b_TD: Tensor, t_T1: Tensor) -> Tensor:

@@ -25,33 +25,20 @@ class TargetObjective(ObjectiveConfig):
     `target`: one design, which serves every row, or T designs, of which each row has its own; filled in from the task's
     target where it is left out. `mask`: weights of at least 0 that say how much each value of a design counts (inpainting:
     0 where the target is unknown), of the design's own shape, or `(H, W)` or `(1, H, W)` for pictures `(C, H, W)`.
-    Where the mask is 0 the target may hold NaN.
+    Where the mask is 0 any finite number may stand in the target.
     """
 
     target: Array | None = None
     mask: Array | None = None
 
     def targets_of(self, decoder: Decoder) -> Tensor:
-        """The target as designs `(T, *design_shape)` on the decoder's device, 0 where the mask is 0.
+        """The target as designs `(T, *design_shape)` on the decoder's device.
 
-        Raises `ConfigError` where there is none or it is not finite, `ShapeError` where it does not fit.
+        Raises `ConfigError` where there is none, `ShapeError` where it does not fit or is not finite.
         """
         if self.target is None:
             raise no_target(self.kind_name())
-        target_T = decoder.as_designs(self.target, f"{self.kind_name()} target")
-        return self.known(target_T, self.mask_of(decoder))
-
-    def known(self, target_T: Tensor, mask: Tensor | None) -> Tensor:
-        """The target with 0 where the mask is 0; raises `ConfigError` where the rest is not finite."""
-        if mask is not None:
-            target_T = torch.where(mask > 0, target_T, 0.0)
-        bad = int((~torch.isfinite(target_T)).sum())
-        if bad:
-            raise ConfigError(
-                f"the {self.kind_name()} target holds {bad} values that are NaN or infinite: "
-                "replace them, or leave them out with mask="
-            )
-        return target_T
+        return decoder.as_designs(self.target, f"{self.kind_name()} target")
 
     def mask_of(self, decoder: Decoder) -> Tensor | None:
         """The mask `(*design_shape)` on the decoder's device. Raises `ShapeError`, `ConfigError`."""
@@ -78,8 +65,7 @@ class TargetObjective(ObjectiveConfig):
             )
         if not bool(mask.any()):
             raise ConfigError(
-                f"the mask of {self.kind_name()!r} is 0 everywhere, so nothing would be compared: "
-                "use 1 for what counts"
+                f"the mask of {self.kind_name()!r} is 0 everywhere, so nothing would be compared: use 1 for what counts"
             )
         return mask
 
@@ -92,7 +78,7 @@ def no_target(kind: str) -> ConfigError:
 def own(values_T: Tensor, c: Candidates) -> Tensor:
     """Of values with one entry a target, each row's own `(M, ...)`; a single entry serves every row."""
     if len(values_T) == 1:
-        return values_T.expand(len(c.target_index), *values_T.shape[1:])
+        return values_T  # broadcast on purpose: one target, any number of rows
     return values_T[c.target_index]
 
 
@@ -139,7 +125,9 @@ class _MSE(_Elementwise):
 
     def residuals(self, c: Candidates) -> Tensor:
         difference = (c.designs - own(self.target_T, c)).flatten(1)
-        return difference / difference.shape[1] ** 0.5 if self.share is None else difference * self.share.flatten().sqrt()
+        return (
+            difference / difference.shape[1] ** 0.5 if self.share is None else difference * self.share.flatten().sqrt()
+        )
 
 
 class MAE(TargetObjective):
@@ -175,7 +163,7 @@ class _Huber(_Elementwise):
         self.delta = config.delta
 
     def error(self, x: Tensor, y: Tensor) -> Tensor:
-        return functional.huber_loss(x, y, reduction="none", delta=self.delta)
+        return functional.huber_loss(x, y.expand_as(x), reduction="none", delta=self.delta)
 
 
 # ---------------------------------------------------------------------- probabilities
@@ -247,11 +235,8 @@ class CrossEntropy(TargetObjective):
         if whole and shape not in (tuple(values.shape), tuple(values.shape[1:])):
             return self._from_numbers(values, shape, mask, decoder)
         target_T = decoder.as_designs(self.target, "cross_entropy target")
-        target_T = self.known(target_T, None if mask is None else mask[..., None])
-        sums = target_T.sum(-1)
-        if mask is not None:
-            sums = sums[:, mask > 0]
-        if bool((target_T >= 0).all()) and bool(((sums - 1).abs() <= _SUMS_TO_ONE).all()):
+        counted = target_T if mask is None else target_T[:, mask > 0]
+        if bool((counted >= 0).all()) and bool(((counted.sum(-1) - 1).abs() <= _SUMS_TO_ONE).all()):
             return target_T
         return target_T.softmax(-1)
 

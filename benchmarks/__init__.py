@@ -1,0 +1,1 @@
+"""What measures. `python -m benchmarks` runs everything and writes the tables of docs/performance.md."""

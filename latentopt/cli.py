@@ -1,0 +1,330 @@
+"""The command line. Nothing heavy is imported until a command runs, so help and completion answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from latentopt import __version__, options
+from latentopt.errors import ConfigError, LatentoptError
+
+if TYPE_CHECKING:
+    from latentopt.config import RunConfig
+    from latentopt.terminal import Screen
+
+_DEBUG = "latentopt.debug"
+_INTERRUPTED = 130  # 128 + the signal's number, as shells expect
+
+
+class _Commands(TyperGroup):
+    """Turns latentopt's own errors into one line on stderr and their exit code, and warnings into one line each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            try:
+                return super().invoke(ctx)
+            except LatentoptError as error:
+                if ctx.meta.get(_DEBUG):
+                    raise
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise typer.Exit(_INTERRUPTED) from None
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="latentopt",
+    help="Draw, interpolate and search designs with any trained PyTorch decoder.",
+    epilog="Start with: latentopt demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None if os.environ.get("TERM") == "dumb" else "rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _debugging(ctx: typer.Context, value: bool) -> bool:
+    if value:
+        ctx.meta[_DEBUG] = True
+    return value
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"latentopt {__version__}")
+        raise typer.Exit
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; text for people goes to stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_debugging, help="Show the trace of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Out = Annotated[Path | None, typer.Option(help="A new folder for tensors, config and sheets of pictures.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change any field, such as task.search.0.lr=0.05."),
+]
+Print = Annotated[bool, typer.Option("--print-config", help="Print the config as YAML and stop.")]
+DecoderName = Annotated[str, typer.Option("--decoder", "-d", help="A decoder by name, or the YAML file that has one.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Seconds = Annotated[float | None, typer.Option(help="Stop after this long, with the best so far.")]
+Resize = Annotated[bool, typer.Option("--resize", help="Fit pictures of another size to the decoder's.")]
+Gray = Annotated[bool, typer.Option("--gray", help="Turn colour pictures grey for a decoder of one channel.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    pass
+
+
+# ---------------------------------------------------------------------- commands that run a config
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A run file in YAML.")],
+    changes: Set = None,
+    out: Out = None,
+    print_config: Print = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a config file."""
+    from latentopt.config import read_config
+
+    found = read_config(config, changes or ())
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+
+
+@app.command()
+def optimize(
+    decoder: DecoderName,
+    target: Annotated[
+        list[Path] | None,
+        typer.Option("--target", "-t", help="A design to match: picture, .npy or .safetensors. Repeatable."),
+    ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="What to reach: a kind, or '{kind: ..., weight: 0.1}'. Repeatable.")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option("--search", "-s", help="How to search: a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain."),
+    ] = None,
+    starts: Annotated[
+        list[str] | None, typer.Option(help="Where from: mean, encoder, a sampler or a file. Repeatable.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Where the search may go: free, sphere, '{kind: ball, percentile: 99}'.")
+    ] = None,
+    seed: Seed = 0,
+    rows: Annotated[int | None, typer.Option(help="Budget: rows decoded plus gradients taken, in all.")] = None,
+    seconds: Seconds = None,
+    resize: Resize = False,
+    gray: Gray = False,
+    changes: Set = None,
+    out: Out = None,
+    print_config: Print = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Search for latents whose designs match a target or meet objectives."""
+    files = [options.picture(path, resize, gray) for path in target or ()]
+    data = {
+        "seed": seed,
+        "budget": options.given(rows=rows, seconds=seconds),
+        "task": options.given(
+            kind="optimize",
+            target=files[0] if len(files) == 1 else files or None,
+            objectives=options.values(objective),
+            starts=options.starts(starts),
+            region=None if region is None else options.value(region),
+            search=options.values(search),
+        ),
+    }
+    found = options.config_of(decoder, data, changes)
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+
+
+@app.command()
+def sample(
+    decoder: DecoderName,
+    n: Annotated[int, typer.Option("-n", help="How many designs.")] = 16,
+    sampler: Annotated[
+        str | None, typer.Option(help="A sampler's kind, or '{kind: ..., ...}'. Default: the prior.")
+    ] = None,
+    seed: Seed = 0,
+    changes: Set = None,
+    out: Out = None,
+    print_config: Print = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw latents and decode them."""
+    chosen = None if sampler is None else options.value(sampler)
+    data = {"seed": seed, "task": options.given(kind="sample", n=n, sampler=chosen)}
+    _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
+
+
+@app.command()
+def interpolate(
+    decoder: DecoderName,
+    between: Annotated[list[Path] | None, typer.Option(help="A key design, encoded first. Give two or more.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="Key latents: .npy, .safetensors, or the folder of a run.")] = None,
+    steps: Annotated[int, typer.Option(help="Designs along the path, both ends included.")] = 9,
+    interpolator: Annotated[str | None, typer.Option(help="A kind, or '{kind: ..., even: true}'.")] = None,
+    resize: Resize = False,
+    gray: Gray = False,
+    changes: Set = None,
+    out: Out = None,
+    print_config: Print = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Decode a path through key latents, or through the encodings of key designs."""
+    if keys is None and not between:
+        raise ConfigError("a path needs keys: give --between A --between B (designs), or --keys FILE (latents)")
+    data = {
+        "task": options.given(
+            kind="interpolate",
+            keys=None if keys is None else options.latents(keys),
+            designs=[options.picture(path, resize, gray) for path in between] if between else None,
+            steps=steps,
+            interpolator=None if interpolator is None else options.value(interpolator),
+        ),
+    }
+    _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="A new folder for the pictures and the data.")] = Path("latentopt-demo"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw, interpolate, match and search on embedded digits: offline, in seconds."""
+    from latentopt.demo import demo as show
+    from latentopt.execute import stoppable
+
+    with stoppable():
+        document = show(out, seed, _screen(as_json, quiet))
+    _screen(as_json, quiet).document(document)
+
+
+# ---------------------------------------------------------------------- commands that look
+
+
+@app.command()
+def plugins(as_json: Json = False, debug: Debug = False) -> None:
+    """List what is installed, by plugin and slot."""
+    from latentopt import terminal
+    from latentopt.registry import installed
+
+    screen, found = _screen(as_json), installed().plugins
+    if as_json:
+        keep = ("name", "distribution", "version", "module", "kinds")
+        screen.document([{name: getattr(plugin, name) for name in keep} for plugin in found])
+    else:
+        terminal.show_plugins(screen, found)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON schema of run files, for editors to complete them by."""
+    import json
+
+    from latentopt.config import json_schema
+
+    found = json_schema()
+    screen = _screen(as_json)
+    if out is not None:
+        try:
+            out.write_text(json.dumps(found, indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
+        screen.say(f"wrote {out}: begin run files with '# yaml-language-server: $schema={out}'")
+        screen.document({"file": out})
+    else:
+        print(json.dumps(found, indent=2))
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Examine the installation: versions, devices, plugins, known clashes. Exit code 1 where something is broken."""
+    import dataclasses
+
+    from latentopt.doctor import examine, healthy
+
+    screen, findings = _screen(as_json), examine()
+    if as_json:
+        found = [dataclasses.asdict(finding) for finding in findings]
+        screen.document({"healthy": healthy(findings), "findings": found})
+    else:
+        for finding in findings:
+            fix = f"\n        fix: {finding.fix}" if finding.fix else ""
+            screen.say(f"{finding.status:<7} {finding.name}: {finding.text}{fix}")
+            if finding.trace:
+                screen.say("        " + finding.trace.rstrip().replace("\n", "\n        "))
+        screen.say("everything works" if healthy(findings) else "something is broken: see the fixes above")
+    raise typer.Exit(0 if healthy(findings) else 1)
+
+
+@app.command()
+def diagnose(decoder: DecoderName, as_json: Json = False, debug: Debug = False) -> None:
+    """Examine a decoder: prior, smoothness, gradient, what its latents do."""
+    from latentopt.api import load_decoder
+    from latentopt.diagnosis import diagnose as examine
+    from latentopt.execute import name_code
+
+    screen = _screen(as_json)
+    found = options.config_of(decoder, {"task": {"kind": "sample"}}, None)
+    name_code(found, screen)
+    diagnosis = examine(load_decoder(found.decoder))
+    screen.say(str(diagnosis))
+    screen.document(diagnosis.summary())
+
+
+# ---------------------------------------------------------------------- shared
+
+
+def _screen(as_json: bool, quiet: bool = False) -> Screen:
+    from latentopt.terminal import Screen
+
+    return Screen(as_json=as_json, quiet=quiet)
+
+
+def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> None:
+    from latentopt.execute import execute
+
+    code = execute(config, screen, out=out, print_config=print_config)
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """The entry point of `latentopt`."""
+    app()

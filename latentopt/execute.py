@@ -1,0 +1,82 @@
+"""Running a config for the command line: progress, what was found, sheets in the folder, and signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+from latentopt import api, pictures, progress, terminal
+from latentopt.coderef import named_code
+from latentopt.config import RunConfig
+from latentopt.decoder import Decoder
+from latentopt.result import Draws, Result
+from latentopt.terminal import Screen
+
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells expect
+
+
+def name_code(config: RunConfig, screen: Screen) -> None:
+    """Says which code a config names, before any of it is imported."""
+    for name in named_code(config):
+        screen.note(f"this config runs code: {name}")
+
+
+def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> int:
+    """Run a config, or print it; show what was found, and draw it into the folder `out`. Returns the exit code."""
+    if print_config:
+        _print_config(config, screen)
+        return 0
+    name_code(config, screen)
+    with stoppable() as code:
+        decoder = api.load_decoder(config.decoder)
+        with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
+            found = api.run_with(config, decoder, out=out, on_report=on_report)
+        sheets = [] if out is None else _draw(found, decoder, out)
+    if isinstance(found, Result):
+        terminal.show_result(screen, found)
+    else:
+        terminal.show_draws(screen, found, decoder.notes)
+    if out is not None:
+        screen.say(f"folder   {out} ({', '.join(['result.safetensors', *sheets])})")
+    screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
+    stopped = isinstance(found, Result) and found.stopped == "interrupted"
+    return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:
+    figures = pictures.of_result(found, decoder) if isinstance(found, Result) else pictures.of_draws(found, decoder)
+    for name, figure in figures.items():
+        pictures.write(figure, out / name)
+    return list(figures)
+
+
+def _print_config(config: RunConfig, screen: Screen) -> None:
+    if screen.as_json:
+        screen.document(config.to_dict())
+        return
+    sys.stdout.write(yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None))
+
+
+@contextmanager
+def stoppable() -> Iterator[dict[str, int]]:
+    """Inside, SIGTERM ends a run as Ctrl-C does, with what it has found; the exit code then says which of them it was."""
+    code: dict[str, int] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        code["exit"] = TERMINATED
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(code.get("exit", INTERRUPTED)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

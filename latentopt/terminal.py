@@ -1,0 +1,122 @@
+"""What the command line prints: tables and sentences for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from latentopt.registry import PluginInfo
+    from latentopt.result import Cost, Draws, Result
+
+_MOST_TARGETS = 20
+
+
+class Screen:
+    """Where text goes: results to stdout, the rest to stderr; with `as_json` all of it to stderr."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self.aside = Console(stderr=True, highlight=False)
+        self.main = self.aside if as_json else Console(highlight=False)
+
+    def say(self, text: str = "") -> None:
+        """A line of the result, in one piece and as it is."""
+        self.main.print(text, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line beside the result, to stderr."""
+        self.aside.print(text, markup=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """A table of the result."""
+        self.main.print(table)
+
+    def document(self, data: Any) -> None:
+        """The JSON document, where one was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """The same data with NaN and infinity as null, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def cost_words(cost: Cost) -> str:
+    """What a run spent, as a sentence."""
+    return f"{cost.forward_rows} rows decoded, {cost.backward_rows} gradients taken, {cost.seconds:.1f} s"
+
+
+def show_result(screen: Screen, result: Result) -> None:
+    """Each target's best design in a table, then realism, cost and notes in words."""
+    firsts = [int((result.target_index == t).nonzero()[0, 0]) for t in result.target_index.unique().tolist()]
+    terms = list(result.terms)
+    columns = ["target", "loss", *(name for name in terms if name != "loss"), "feasible", "realism"]
+    table = _table(*columns, right=columns[:-2])
+    for row in firsts[:_MOST_TARGETS]:
+        values = [f"{float(result.terms[name][row]):.4g}" for name in columns[2:-2]]
+        inside = "inside" if bool(result.realism.inside[row]) else "outside"
+        feasible = "yes" if bool(result.feasible[row]) else f"no, by {float(result.violations[row]):.2g}"
+        table.add_row(str(int(result.target_index[row])), f"{float(result.losses[row]):.4g}", *values, feasible, inside)
+    screen.table(table)
+    if len(firsts) > _MOST_TARGETS:
+        screen.say(f"and {len(firsts) - _MOST_TARGETS} targets more")
+    screen.say()
+    screen.say(f"realism  {result.best.realism}")
+    screen.say(f"cost     {cost_words(result.cost)}")
+    if result.stopped != "finished":
+        ended = (
+            "the budget was spent" if result.stopped == "budget" else "interrupted; this is the best found until then"
+        )
+        screen.say(f"stopped  {ended}")
+    if result.diverged:
+        screen.say(f"lost     {result.diverged} rows turned NaN or infinite and were dropped")
+    show_notes(screen, result.notes)
+
+
+def show_draws(screen: Screen, draws: Draws, notes: Sequence[str] = ()) -> None:
+    """How many designs, of what shape, their realism and cost."""
+    shape = " x ".join(map(str, draws.designs.shape[1:]))
+    screen.say(f"designs  {len(draws)}, each {shape}")
+    screen.say(f"realism  {draws.realism}")
+    screen.say(f"cost     {cost_words(draws.cost)}")
+    show_notes(screen, notes)
+
+
+def show_notes(screen: Screen, notes: Sequence[str]) -> None:
+    """What is worth knowing, one line each."""
+    for note in dict.fromkeys(notes):
+        screen.say(f"note     {note}")
+
+
+def show_plugins(screen: Screen, plugins: Sequence[PluginInfo]) -> None:
+    """Installed plugins, and the kinds that each adds to each slot."""
+    table = _table("plugin", "distribution", "version", "module", "slot", "kinds")
+    for plugin in plugins:
+        about = [plugin.name, plugin.distribution, plugin.version, plugin.module]
+        slots = [(slot, ", ".join(kinds)) for slot, kinds in plugin.kinds.items() if kinds]
+        for slot, kinds in slots or [("", "nothing" if not plugin.error else "failed: see latentopt doctor")]:
+            table.add_row(*about, slot, kinds)
+            about = [""] * 4
+    screen.table(table)

@@ -1,0 +1,190 @@
+"""Optuna's samplers on latents: one study in memory a target, all their trials decoded as one batch."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from latentopt import AskTell, ConfigError, Coordinates, Decoder, Problem, Search, SearchConfig, Told, Uniform, suggest
+from latentopt_std.subspace import SubspaceKind, check_subspace, choose, resolve
+
+if TYPE_CHECKING:  # importing Optuna takes a while: only runs that use it pay
+    import optuna
+
+SamplerName = Literal["tpe", "cmaes", "gp", "qmc", "nsgaii", "random"]
+
+_CLASSES: dict[str, str] = {
+    "tpe": "TPESampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "nsgaii": "NSGAIISampler",
+    "random": "RandomSampler",
+}
+_KNOW_CONSTRAINTS = ("tpe", "gp", "nsgaii")
+_SIMPLE = ("int", "float", "bool", "str")
+
+
+class OptunaSearch(SearchConfig):
+    """Optuna (Akiba et al. 2019) on at most `coordinates` numbers a target: for objectives without gradients.
+
+    `sampler_options` go to the sampler's constructor. A latent with more values than `coordinates` is searched in a
+    `subspace`: `auto` takes the principal axes of encoded designs, else the decoder's strongest directions (384 rows),
+    else random ones. Each coordinate goes from -`span` to `span` standard deviations of the prior.
+
+    Starts are finished trials that the sampler learns from, but `cmaes` begins at the prior's mean whatever they are,
+    and `random`, `qmc` and the first population of `nsgaii` do not look at them. `tpe`, `gp` and `nsgaii` treat
+    constraints themselves, the others minimize the loss plus their penalty. `evaluations` are rows a target, the starts
+    among them; a last, smaller batch is left out.
+    """
+
+    kind: Literal["optuna"] = "optuna"
+    needs_gradient: ClassVar[bool] = False
+
+    sampler: SamplerName = "tpe"
+    sampler_options: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    evaluations: int = Field(default=200, ge=1)
+    batch: int = Field(default=10, ge=1)
+    subspace: SubspaceKind = "auto"
+    coordinates: int = Field(default=32, ge=1)
+    span: float = Field(default=3.0, gt=0)
+
+    def build(self, decoder: Decoder) -> Search:
+        check_options(self.sampler, self.sampler_options)
+        check_subspace(self.subspace, self.coordinates, decoder)
+        span = self.span
+        if isinstance(decoder.space.prior, Uniform) and resolve(self.subspace, self.coordinates, decoder) == "identity":
+            span = min(span, 3**0.5)  # the box ends there, and beyond it all points are projected onto its surface
+
+        def chart(problem: Problem, seed: int) -> Coordinates:
+            return choose(self.subspace, self.coordinates, problem, seed)
+
+        make = functools.partial(Study, self.sampler, self.sampler_options, span)
+        return AskTell(make, self.evaluations, self.batch, chart)
+
+
+def check_options(sampler: SamplerName, options: dict[str, Any]) -> None:
+    """Raise `ConfigError` for an option that the sampler does not have, or a value that it refuses."""
+    import optuna
+
+    parameters = inspect.signature(getattr(optuna.samplers, _CLASSES[sampler])).parameters
+    known = [name for name, p in parameters.items() if name != "seed" and _is_simple(str(p.annotation))]
+    for name in options:
+        if name == "seed":
+            raise ConfigError("sampler_options takes no 'seed': samplers are seeded by the run's own seed")
+        if name not in known:
+            raise ConfigError(
+                f"optuna's {sampler} sampler has no option {name!r}{suggest(name, known)}; known: {', '.join(known)}"
+            )
+    try:
+        with quiet(deprecated=False):  # said here once, and not at each batch
+            make_sampler(sampler, options, 0)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optuna's {sampler} sampler refuses {options}: {error}") from error
+
+
+def _is_simple(annotation: str) -> bool:
+    """Whether an option can be written as a number or word in a file."""
+    return all(part.strip() in (*_SIMPLE, "None") for part in annotation.split("|"))
+
+
+def make_sampler(sampler: SamplerName, options: dict[str, Any], seed: int) -> optuna.samplers.BaseSampler:
+    """A new sampler; Optuna seeds NumPy's old generator, which takes 32 bits."""
+    import optuna
+
+    given = {"scramble": True, **options} if sampler == "qmc" else options
+    made: optuna.samplers.BaseSampler = getattr(optuna.samplers, _CLASSES[sampler])(seed=seed % 2**32, **given)
+    return made
+
+
+@contextmanager
+def quiet(deprecated: bool = True) -> Iterator[None]:
+    """Without Optuna's log lines and its warnings that a part is experimental (or deprecated); as it was again after."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if deprecated:
+                warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+class Study:
+    """One target's study, in memory, on `coordinates` numbers from -span to span.
+
+    The sampler is made anew at each ask with that ask's seed, so that points are a function of the finished trials
+    alone; only the quasi-random one keeps its seed, which names its sequence.
+    """
+
+    def __init__(self, sampler: SamplerName, options: dict[str, Any], span: float, coordinates: int, seed: int) -> None:
+        import optuna
+
+        self.sampler, self.options, self.span, self.seed = sampler, options, span, seed
+        digits = len(str(coordinates - 1))
+        names = [f"u{i:0{digits}d}" for i in range(coordinates)]
+        self.distributions: dict[str, Any] = {
+            name: optuna.distributions.FloatDistribution(-span, span) for name in names
+        }
+        with quiet():
+            self.study = optuna.create_study(direction="minimize", sampler=make_sampler(sampler, options, seed))
+        self.asked: list[optuna.trial.Trial] = []
+
+    def add(self, told: Told) -> None:
+        """The starts as finished trials, at the nearest place within the span."""
+        import optuna
+
+        for point, value, violation, failed in self._values(told):
+            if failed:
+                trial = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
+            else:
+                place = point.clip(-self.span, self.span)
+                trial = optuna.trial.create_trial(
+                    value=value,
+                    params=dict(zip(self.distributions, place.tolist(), strict=True)),
+                    distributions=self.distributions,
+                    constraints=None if violation is None else {"violation": violation},
+                )
+            self.study.add_trial(trial)
+
+    def ask(self, n: int, seed: int) -> NDArray[np.float64]:
+        """n points `(n, K)`."""
+        with quiet():
+            if self.sampler != "qmc":
+                self.study.sampler = make_sampler(self.sampler, self.options, seed)
+            self.asked = [self.study.ask(self.distributions) for _ in range(n)]
+        return np.array([[trial.params[name] for name in self.distributions] for trial in self.asked])
+
+    def tell(self, told: Told) -> None:
+        """Values of the trials last asked for; those without one are told as failed, which samplers pass over."""
+        import optuna
+
+        with quiet():
+            for trial, (_, value, violation, failed) in zip(self.asked, self._values(told), strict=True):
+                if failed:
+                    self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                    continue
+                if violation is not None:
+                    trial.set_constraint("violation", violation)
+                self.study.tell(trial, value)
+        self.asked = []
+
+    def _values(self, told: Told) -> Iterator[tuple[NDArray[np.float64], float, float | None, bool]]:
+        """Each point, its value, its violation where the sampler is to treat it, and whether it failed."""
+        treats = told.violation_n is not None and self.sampler in _KNOW_CONSTRAINTS
+        value_n = told.loss_n if treats else told.merit_n
+        for i, point in enumerate(told.points_nK):
+            violation = float(told.violation_n[i]) if treats and told.violation_n is not None else None
+            yield point, float(value_n[i]), violation, bool(told.failed_n[i])
