@@ -271,7 +271,7 @@ def _told(screen: Screen, step: str, what: str, files: str, realism: str) -> Non
 
 def _suggest(folder: Path, examples: Tensor, screen: Screen) -> None:
     """Two digits as files, and what to do with them."""
-    for name, number in (("three", 13), ("eight", 8)):
+    for name, number in (("three", 13), ("eight", 18)):
         values = (examples[number, 0] * 255).round().to(torch.uint8).numpy()
         Image.fromarray(values).save(folder / f"{name}.png")
     screen.say()

@@ -49,12 +49,12 @@ class LatentSpace:
         return math.prod(self.shape)
 
     def flatten(self, z: Tensor) -> Tensor:
-        """Latents `(N, *shape)`, `(N, D)`, or one latent of `shape`, as rows `(N, D)`. Raises `ShapeError` otherwise."""
+        """Latents `(N, *shape)`, `(N, D)`, or one of `shape` or `(D,)`, as rows `(N, D)`. Raises `ShapeError` otherwise."""
         if tuple(z.shape[1:]) == self.shape:
             return z.reshape(len(z), self.dim)
         if z.ndim == 2 and z.shape[1] == self.dim:
             return z
-        if tuple(z.shape) == self.shape:
+        if tuple(z.shape) in (self.shape, (self.dim,)):
             return z.reshape(1, self.dim)
         raise ShapeError(
             f"latents of shape {tuple(z.shape)} do not fit this decoder: give (N, {', '.join(map(str, self.shape))})"

@@ -10,6 +10,7 @@ from latentopt.errors import DecoderError, ShapeError
 from latentopt.interfaces import Interpolator
 
 _PIECES = 32  # decodes per wanted step from which lengths in design space are measured
+_ROUNDS = 4  # then the steps themselves are measured and shifted: where the path bends, a step is shorter than its piece
 
 
 def path_points(
@@ -18,7 +19,7 @@ def path_points(
     """Latents `(steps, D)` and their times `(steps,)` in [0, 1]; the first and last are the first and last key.
 
     `even` places them so that neighbours are equally far apart in design space (root mean square difference), measured
-    along a finely decoded path. Raises `ShapeError` with fewer than two keys, `DecoderError` where designs on the path are
+    along a finely decoded path and then from step to step. Raises `ShapeError` with fewer than two keys, `DecoderError` where designs on the path are
     NaN or infinite and are to be spaced evenly.
     """
     if len(keys_KD) < 2:
@@ -45,13 +46,27 @@ def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, s
         )
     if float(total[-1]) == 0.0:  # all designs on the path are one: every spacing is even
         return torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
-    wanted = torch.linspace(0, 1, steps, dtype=torch.float64, device=keys_KD.device) * total[-1]
-    right = torch.searchsorted(total, wanted).clamp(1, len(total) - 1)
+    even_T = torch.linspace(0, 1, steps, dtype=torch.float64, device=keys_KD.device)
+    places, best = even_T * total[-1], torch.inf
+    kept = fine
+    for _ in range(_ROUNDS):
+        times = _interpolated(places, total, fine.double()).to(keys_KD.dtype)
+        times[0], times[-1] = 0.0, 1.0
+        steps_T = _lengths(decoder, interpolator(keys_KD, times))
+        longest = float(steps_T.amax())
+        if longest < best:
+            kept, best = times, longest
+        along = torch.cat([steps_T.new_zeros(1), steps_T.cumsum(0)])
+        places = _interpolated(even_T * along[-1], along, places)
+    return kept
+
+
+def _interpolated(wanted: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """Values at the wanted places, straight lines between those at `at`, which never decrease."""
+    right = torch.searchsorted(at, wanted).clamp(1, len(at) - 1)
     left = right - 1
-    share = (wanted - total[left]) / (total[right] - total[left]).clamp(min=1e-300)
-    times = fine[left].double() + share.clamp(0, 1) * (fine[right] - fine[left]).double()
-    times[0], times[-1] = 0.0, 1.0
-    return times.to(keys_KD.dtype)
+    share = (wanted - at[left]) / (at[right] - at[left]).clamp(min=1e-300)
+    return values[left] + share.clamp(0, 1) * (values[right] - values[left])
 
 
 def _lengths(decoder: Decoder, z_TD: Tensor) -> Tensor:

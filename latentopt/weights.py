@@ -255,11 +255,11 @@ def _state_dict(found: Any, name: str, notes: list[str]) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, weights: Weights) -> list[str]:
-    """Put weights into a module, all of them or none; returns what was done to make the names fit, a sentence each.
+    """Put weights into a module, strictly; returns what was done to make the names fit, a sentence each.
 
     Prefixes of DistributedDataParallel and torch.compile are taken off, and of a file that holds more than this module the
     one part that fits it is taken. Raises `DecoderError` naming the first keys that are missing, unexpected or of another
-    shape.
+    shape; the module may then hold some of the weights.
     """
     notes = list(weights.notes)
     fitting = _fitting(module, _bare(weights.tensors, module, notes), notes)

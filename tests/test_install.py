@@ -74,7 +74,7 @@ def test_the_wheel_holds_both_packages_the_weights_and_their_licence(wheels):
 
 def test_both_distributions_are_listed(environment, tmp_path):
     listed = latentopt(environment, "plugins", "--json", cwd=tmp_path)
-    by_name = {plugin["name"]: plugin for plugin in json.loads(listed)["plugins"]}
+    by_name = {plugin["name"]: plugin for plugin in json.loads(listed)}
     assert by_name["std"]["distribution"] == "latentopt"
     assert by_name["tv"]["distribution"] == "latentopt-tv"
     assert by_name["tv"]["kinds"] == {"objectives": ["tv"]}

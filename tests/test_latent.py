@@ -19,6 +19,7 @@ def test_rows_and_latents_are_the_same_numbers(shape):
     assert torch.equal(space.unflatten(rows), z)
     assert torch.equal(space.flatten(rows), rows)
     assert torch.equal(space.flatten(z[0]), rows[:1])
+    assert torch.equal(space.flatten(rows[0]), rows[:1])
     assert space.flatten(z[:0]).shape == (0, space.dim)
     assert space.unflatten(rows[:0]).shape == (0, *shape)
 

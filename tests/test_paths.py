@@ -77,7 +77,7 @@ def test_even_steps_keep_no_more_designs_than_a_block():
     seen.clear()
     path(decoder, Lerp, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), even=True)
     assert max(seen) <= 16
-    assert sum(seen) == 8 * 32 + 1
+    assert sum(seen) == 8 * 32 + 1 + 4 * 9
 
 
 def test_plain_steps_decode_nothing():
