@@ -30,9 +30,9 @@ _WHERE = {
     ),
     "filefield": ("FilePath",),
     "fitting": ("fit_prior",),
+    "goals": ("Bound",),
     "hookspecs": ("hookimpl",),
     "interfaces": (
-        "Bound",
         "Candidates",
         "DecoderConfig",
         "Evaluation",
@@ -97,9 +97,9 @@ if TYPE_CHECKING:
     )
     from latentopt.filefield import FilePath as FilePath
     from latentopt.fitting import fit_prior as fit_prior
+    from latentopt.goals import Bound as Bound
     from latentopt.hookspecs import hookimpl as hookimpl
     from latentopt.interfaces import (
-        Bound as Bound,
         Candidates as Candidates,
         DecoderConfig as DecoderConfig,
         Evaluation as Evaluation,

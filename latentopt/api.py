@@ -24,6 +24,7 @@ from latentopt.decoder import Decoder
 from latentopt.driver import Clock, Outcome, Report, Stage, drive
 from latentopt.errors import ConfigError, InputFileError, ShapeError
 from latentopt.interfaces import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig
+from latentopt.outputs import describe
 from latentopt.paths import path_points
 from latentopt.problem import Problem, build_terms
 from latentopt.regions import default_region
@@ -278,9 +279,10 @@ def _sample(config: RunConfig, task: SampleTask, decoder: Decoder) -> Draws:
     chosen = task.sampler or cast(SamplerConfig, make_plugin_config("samplers", DEFAULTS["sampler"]))
     filled = config.model_copy(update={"task": task.model_copy(update={"sampler": chosen})})
     z_ND = chosen.build(decoder)(task.n, decoder.space, rng.generator(config.seed))
-    if tuple(z_ND.shape) != (task.n, decoder.dim):
+    if not isinstance(z_ND, Tensor) or tuple(z_ND.shape) != (task.n, decoder.dim):
         raise ShapeError(
-            f"sampler {chosen.kind_name()!r} returned shape {tuple(z_ND.shape)}, expected ({task.n}, {decoder.dim})"
+            f"sampler {chosen.kind_name()!r} returned {describe(z_ND)}, "
+            f"expected a tensor of shape ({task.n}, {decoder.dim})"
         )
     return _draws(filled, decoder, z_ND.to(device=decoder.device, dtype=decoder.latent_dtype), None)
 

@@ -6,18 +6,16 @@ Shapes: M or N rows, D latent values, T targets, K objectives, R residuals (docs
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Field, SerializationInfo, field_serializer, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Generator, Tensor
 
+from latentopt.goals import Goal
 from latentopt.models import StrictModel
-from latentopt.yamltext import suggest
 
 if TYPE_CHECKING:
     from latentopt.decoder import Decoder
@@ -78,57 +76,6 @@ class Evaluation(NamedTuple):
             violation_M=torch.cat([part.violation_M for part in parts]),
             terms={name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms},
         )
-
-
-# ---------------------------------------------------------------------- goals
-
-
-class Bound(StrictModel):
-    """A goal with numbers: exactly one of `equals`, `at_most`, `at_least`, `between`."""
-
-    equals: float | None = None
-    at_most: float | None = None
-    at_least: float | None = None
-    between: tuple[float, float] | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Bound:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a goal takes exactly one of equals, at_most, at_least, between, got {given or 'none'}")
-        if self.between is not None and self.between[0] >= self.between[1]:
-            raise ValueError(f"between needs low < high, got {list(self.between)}")
-        return self
-
-    def shortfall(self, value_M: Tensor) -> Tensor:
-        """How far each value is from meeting the goal, `(M,)`; for `equals` signed, else at least 0."""
-        if self.equals is not None:
-            return value_M - self.equals
-        if self.at_most is not None:
-            return (value_M - self.at_most).clamp(min=0)
-        if self.at_least is not None:
-            return (self.at_least - value_M).clamp(min=0)
-        low, high = self.between or (0.0, 0.0)
-        return (low - value_M).clamp(min=0) + (value_M - high).clamp(min=0)
-
-
-def _goal_words(value: Any) -> Any:
-    if isinstance(value, str) and value not in ("minimize", "maximize"):
-        raise ValueError(
-            f"a goal is minimize, maximize, or a bound such as {{at_most: 0.2}} (equals, at_most, at_least, between), "
-            f"got {value!r}{suggest(value, ('minimize', 'maximize'))}"
-        )
-    return value
-
-
-Goal = Annotated[Literal["minimize", "maximize"] | Bound, BeforeValidator(_goal_words)]
-
-
-def goal_loss(goal: Goal, value_M: Tensor) -> Tensor:
-    """The loss of one objective: the value, minus the value, or the squared shortfall of a bound."""
-    if isinstance(goal, Bound):
-        return goal.shortfall(value_M).square()
-    return value_M if goal == "minimize" else -value_M
 
 
 # ---------------------------------------------------------------------- protocols
@@ -313,91 +260,6 @@ class SearchConfig(PluginConfig):
 
 SLOTS: dict[str, type[PluginConfig]] = {
     base.slot: base for base in (DecoderConfig, SamplerConfig, InterpolatorConfig, ObjectiveConfig, SearchConfig)
-}
-
-# ---------------------------------------------------------------------- callables in place of configs
-
-
-def identity_of(function: Any) -> dict[str, str]:
-    """A callable's name and the sha256 of its source (or of its name where there is no source)."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    try:
-        source = inspect.getsource(function if inspect.isroutine(function) else type(function))
-    except (OSError, TypeError):
-        source = name
-    return {"callable": name, "sha256": hashlib.sha256(source.encode()).hexdigest()[:16]}
-
-
-class _Called(PluginConfig):
-    """A callable given in Python where a config could stand; files record its name and hash."""
-
-    function: Any
-
-    @field_serializer("function")
-    def _name_it(self, function: Any, info: SerializationInfo) -> Any:
-        return identity_of(function) if info.mode == "json" else function
-
-    @model_validator(mode="after")
-    def _can_be_called(self) -> _Called:
-        if not callable(self.function):
-            raise ValueError(
-                "a recorded callable cannot be run from a file: pass the function itself from Python, "
-                "or make it a plugin or a 'property' objective"
-            )
-        return self
-
-
-class CalledObjective(_Called, ObjectiveConfig):
-    """Any callable from `Candidates` to `(M,)` as an objective, from Python."""
-
-    kind: Literal["callable"] = "callable"
-
-    def build(self, decoder: Decoder) -> Objective:
-        function: Objective = self.function
-        return function
-
-
-class CalledSampler(_Called, SamplerConfig):
-    """Any callable `(n, space, generator) -> (n, D)` as a sampler, from Python."""
-
-    kind: Literal["callable"] = "callable"
-
-    def build(self, decoder: Decoder) -> Sampler:
-        function: Sampler = self.function
-        return function
-
-
-class CalledInterpolator(_Called, InterpolatorConfig):
-    """Any callable `(keys_KD, t_T) -> (T, D)` as an interpolator, from Python."""
-
-    kind: Literal["callable"] = "callable"
-
-    def build(self, decoder: Decoder) -> Interpolator:
-        function: Interpolator = self.function
-        return function
-
-
-class GivenDecoder(DecoderConfig):
-    """A decoder made in Python; files record its name."""
-
-    kind: Literal["python"] = "python"
-    decoder: Any
-
-    @field_serializer("decoder")
-    def _name_it(self, decoder: Any, info: SerializationInfo) -> Any:
-        return {"name": decoder.name} if info.mode == "json" else decoder
-
-    def build(self) -> Decoder:
-        found: Decoder = self.decoder
-        if not callable(getattr(found, "decode", None)):
-            raise ValueError("a decoder made in Python cannot be rebuilt from a file: use a 'module' decoder")
-        return found
-
-
-CALLED: dict[str, Callable[..., PluginConfig]] = {
-    "objectives": CalledObjective,
-    "samplers": CalledSampler,
-    "interpolators": CalledInterpolator,
 }
 
 

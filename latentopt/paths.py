@@ -8,9 +8,12 @@ from torch import Tensor
 from latentopt.decoder import Decoder
 from latentopt.errors import DecoderError, ShapeError
 from latentopt.interfaces import Interpolator
+from latentopt.outputs import describe
 
 _PIECES = 32  # decodes per wanted step from which lengths in design space are measured
-_ROUNDS = 4  # then the steps themselves are measured and shifted: where the path bends, a step is shorter than its piece
+_ROUNDS = (
+    4  # then the steps themselves are measured and shifted: where the path bends, a step is shorter than its piece
+)
 
 
 def path_points(
@@ -19,8 +22,10 @@ def path_points(
     """Latents `(steps, D)` and their times `(steps,)` in [0, 1]; the first and last are the first and last key.
 
     `even` places them so that neighbours are equally far apart in design space (root mean square difference), measured
-    along a finely decoded path and then from step to step. Raises `ShapeError` with fewer than two keys, `DecoderError` where designs on the path are
-    NaN or infinite and are to be spaced evenly.
+    along a finely decoded path and then from step to step.
+
+    Raises `ShapeError` with fewer than two keys, `DecoderError` where designs on the path are NaN or infinite and are to
+    be spaced evenly.
     """
     if len(keys_KD) < 2:
         raise ShapeError(f"a path needs at least 2 key latents, got {len(keys_KD)}")
@@ -28,9 +33,9 @@ def path_points(
     if even and steps > 2:
         t_T = _even_times(decoder, interpolator, keys_KD, steps)
     points = interpolator(keys_KD, t_T)
-    if tuple(points.shape) != (steps, keys_KD.shape[1]):
+    if not isinstance(points, Tensor) or tuple(points.shape) != (steps, keys_KD.shape[1]):
         raise ShapeError(
-            f"the interpolator returned points of shape {tuple(points.shape)}, expected ({steps}, {keys_KD.shape[1]})"
+            f"the interpolator returned {describe(points)}, expected a tensor of shape ({steps}, {keys_KD.shape[1]})"
         )
     return points, t_T
 
@@ -39,26 +44,18 @@ def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, s
     fine = torch.linspace(0, 1, _PIECES * (steps - 1) + 1, dtype=keys_KD.dtype, device=keys_KD.device)
     lengths = _lengths(decoder, interpolator(keys_KD, fine))
     total = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    if not bool(torch.isfinite(total[-1])):
-        raise DecoderError(
-            f"decoder {decoder.name!r} gives NaN or infinite designs on this path, so it cannot be spaced evenly: "
-            "choose other keys, or even=False"
-        )
     if float(total[-1]) == 0.0:  # all designs on the path are one: every spacing is even
         return torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
     even_T = torch.linspace(0, 1, steps, dtype=torch.float64, device=keys_KD.device)
-    places, best = even_T * total[-1], torch.inf
-    kept = fine
+    places, tried = even_T * total[-1], []
     for _ in range(_ROUNDS):
         times = _interpolated(places, total, fine.double()).to(keys_KD.dtype)
         times[0], times[-1] = 0.0, 1.0
         steps_T = _lengths(decoder, interpolator(keys_KD, times))
-        longest = float(steps_T.amax())
-        if longest < best:
-            kept, best = times, longest
+        tried.append((float(steps_T.amax() - steps_T.amin()), times))
         along = torch.cat([steps_T.new_zeros(1), steps_T.cumsum(0)])
         places = _interpolated(even_T * along[-1], along, places)
-    return kept
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def _interpolated(wanted: Tensor, at: Tensor, values: Tensor) -> Tensor:
@@ -78,4 +75,10 @@ def _lengths(decoder: Decoder, z_TD: Tensor) -> Tensor:
         joined = designs if before is None else torch.cat([before, designs])
         lengths.append((joined[1:] - joined[:-1]).square().mean(1).sqrt().double())
         before = designs[-1:]
-    return torch.cat(lengths)
+    length_T = torch.cat(lengths)
+    if not bool(torch.isfinite(length_T).all()):
+        raise DecoderError(
+            f"decoder {decoder.name!r} gives NaN or infinite designs on this path, so it cannot be spaced evenly: "
+            "choose other keys, or even=False"
+        )
+    return length_T

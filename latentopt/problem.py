@@ -11,16 +11,8 @@ from torch import Tensor
 from latentopt import rng
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, GradientError, ObjectiveError
-from latentopt.interfaces import (
-    Bound,
-    Candidates,
-    Evaluation,
-    Goal,
-    LeastSquares,
-    Objective,
-    ObjectiveConfig,
-    goal_loss,
-)
+from latentopt.goals import Bound, Goal, goal_loss
+from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
 from latentopt.outputs import describe, first_line, is_out_of_memory
 from latentopt.regions import Region
 
@@ -262,8 +254,9 @@ class Problem:
 
         Raises `ObjectiveError` naming the term, what it returned and the remedy.
         """
-        draws = self.space.draw(_CHECK_ROWS, rng.generator(0)).to(self._zero)
-        target_M = torch.arange(_CHECK_ROWS, device=draws.device) % self.targets
+        n = _CHECK_ROWS if self.across_rows else min(_CHECK_ROWS, self.decoder.block_rows)
+        draws = self.space.draw(n, rng.generator(0)).to(self._zero)
+        target_M = torch.arange(n, device=draws.device) % self.targets
         z = self.project(draws).detach().requires_grad_(True)
         self._without_gradient = []
         with self.decoder.frozen(), torch.enable_grad():

@@ -158,6 +158,11 @@ def _unknown(raw: bytes, name: str) -> str:
     )
 
 
+def _plain(text: str) -> str:
+    """A file's own words, shortened and without what would break a line or a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
+
+
 def _damaged(name: str, what: str, error: BaseException) -> InputFileError:
     # of torch's long text only what it met: the rest tells readers to lay the guard aside
     text = str(error).strip()
@@ -166,7 +171,7 @@ def _damaged(name: str, what: str, error: BaseException) -> InputFileError:
         if "Weights only load failed" in text
         else re.match(".*", text)
     )
-    text = "".join(letter for letter in (met[met.lastindex or 0] if met else "") if letter.isprintable())[:200].strip()
+    text = _plain(met[met.lastindex or 0].strip()) if met else ""
     detail = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return InputFileError(f"model file {name} is {what} that is damaged or cut short ({detail}): copy it again")
 
@@ -199,7 +204,7 @@ def _check_archive(raw: bytes, name: str) -> None:
             f"model file {name} is a torch.export archive (.pt2), which can run code and is not loaded: {_EXPORT}"
         )
     if "data.pkl" not in paths:
-        shown = ", ".join(paths[:3])
+        shown = _plain(", ".join(paths[:3]))
         raise InputFileError(f"model file {name} is a zip archive but no checkpoint (it holds {shown}): {_EXPORT}")
     # torch.save stores its members as they are; packed or overlapping ones are made to fill memory
     if sum(member.file_size for member in members) > len(raw):
@@ -224,7 +229,7 @@ def _unpickled(raw: bytes, name: str) -> Any:
 def _refuse_code(classes: list[str], name: str) -> None:
     if classes:
         found = sorted(classes)
-        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        shown = _plain(", ".join(found[:_SHOWN])) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise InputFileError(f"model file {name} contains Python code (classes: {shown}), which is not run: {_EXPORT}")
 
 

@@ -21,7 +21,8 @@ from latentopt.arrayfield import Array
 from latentopt.coderef import CodeRef
 from latentopt.config import InterpolateTask, OptimizeTask, SampleTask
 from latentopt.driver import Budget
-from latentopt.interfaces import SLOTS, Bound
+from latentopt.goals import Bound
+from latentopt.interfaces import SLOTS
 from latentopt.priors import Fitted, Gaussian, Mixture, Normal, PriorBase, Uniform, UniformSphere
 from latentopt.regions import Ball, Box, Free, RegionBase, Shell, Sphere
 

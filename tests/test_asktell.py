@@ -10,7 +10,7 @@ from latentopt import rng
 from latentopt.asktell import AskTell, Coordinates, Told, _best_rows, prior_coordinates
 from latentopt.decoder import Decoder
 from latentopt.driver import Budget, Clock, Stage, drive
-from latentopt.interfaces import Bound
+from latentopt.goals import Bound
 from latentopt.problem import Problem, Term
 from latentopt.regions import Ball
 from latentopt.testing import SearchConformance, ToyNet

@@ -472,6 +472,8 @@ def test_a_decoder_that_fits_only_few_rows_passes_the_door(most):
     assert decoder.block_rows == kept
     assert decoder.notes == [f"out of memory at 4 rows a block: went on with {kept}"]
     assert decoder.probe.differentiable
+    found = lo.optimize(decoder, target=torch.zeros(2, 3), search={"kind": "adam", "steps": 3})  # nor is more asked later
+    assert found.losses.isfinite().all()
     assert torch.allclose(decoder.decode(rows(decoder, 5)), make(net()).decode(rows(decoder, 5)), atol=1e-6)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 import latentopt as lo
 from latentopt import rng
 from latentopt.driver import Budget, Clock, Stage, drive
-from latentopt.interfaces import Bound, SearchState
+from latentopt.goals import Bound
+from latentopt.interfaces import SearchState
 from latentopt.problem import Problem, Term
 from latentopt.testing import ToyNet, toy_decoders
 from latentopt_std import Adam

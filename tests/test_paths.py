@@ -1,5 +1,7 @@
 """Paths: ends that are the keys, even steps in design space, and the errors."""
 
+import re
+
 import pytest
 import torch
 from spaces import DIM, image_decoder
@@ -118,9 +120,10 @@ def test_a_path_needs_two_keys(count):
 
 
 def test_an_interpolator_that_returns_something_else():
-    text = r"the interpolator returned points of shape \(3, 2\), expected \(9, 2\)"
-    with pytest.raises(lo.ShapeError, match=text):
-        path_points(warped(), lambda keys, t: torch.zeros(3, 2), torch.zeros(2, 2), 9, even=False)
+    for returned, got in [(torch.zeros(3, 2), r"a tensor of shape \(3, 2\)"), (None, "None"), ([1.0], "a list of 1")]:
+        text = f"the interpolator returned {got}, expected a tensor of shape {re.escape('(9, 2)')}"
+        with pytest.raises(lo.ShapeError, match=text):
+            path_points(warped(), lambda keys, t, found=returned: found, torch.zeros(2, 2), 9, even=False)
 
 
 def test_designs_that_are_nan_cannot_be_evenly_spaced():

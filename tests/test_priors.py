@@ -196,7 +196,7 @@ def test_the_radius_of_a_normal_has_the_chi_distribution(dim):
 
 def test_the_radius_of_a_box_is_one_on_its_surface():
     prior = priors()["uniform"]
-    middle, std = prior.moments(DIM, torch.zeros(1))
+    middle, _ = prior.moments(DIM, torch.zeros(1))
     assert prior.radius(middle[None]).tolist() == pytest.approx([0.0], abs=1e-6)
     assert prior.radius(torch.tensor([[1.0, 0.25, 3.5, -3.0], [0.0, 0.25, 5.0, -3.0]])).tolist() == pytest.approx(
         [1, 1]

@@ -5,7 +5,8 @@ import torch
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.interfaces import Bound, Candidates, goal_loss
+from latentopt.goals import Bound, goal_loss
+from latentopt.interfaces import Candidates
 from latentopt.problem import PENALTY, Problem, Term, build_terms
 from latentopt.testing import NoHostSync, ToyImages, ToyNet, toy_decoders
 

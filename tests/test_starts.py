@@ -6,7 +6,7 @@ from spaces import DIM, identity_decoder, image_decoder
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.interfaces import CalledSampler
+from latentopt.called import CalledSampler
 from latentopt.problem import Problem, Term
 from latentopt.starts import build_starts
 from latentopt_std import NormalSampler, PriorSampler

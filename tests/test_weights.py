@@ -208,6 +208,12 @@ def test_what_is_no_weights_is_named(raw, text):
     assert refusal(raw).startswith(f"model file m.pt {text}")
 
 
+def test_names_from_a_file_cannot_break_the_line():
+    text = refusal(zipped(**{"m/a\n\x1b[31mb": "", "m/" + "x" * 999: ""}))
+    assert text.startswith("model file m.pt is a zip archive but no checkpoint (it holds a??[31mb, xxx")
+    assert len(text) < 500
+
+
 def test_an_empty_zip_archive_is_of_no_known_kind():
     assert refusal(zipped()).startswith(
         "model file m.pt is not a readable PyTorch or safetensors file (it starts with 50 4b"

@@ -15,7 +15,7 @@ import latentopt as lo
 from latentopt import rng
 from latentopt.asktell import Told
 from latentopt.driver import Budget, Clock, Stage, drive
-from latentopt.interfaces import Bound
+from latentopt.goals import Bound
 from latentopt.problem import Problem, Term
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import OptunaSearch
