@@ -193,11 +193,10 @@ class Decoder:
             with torch.inference_mode(False):
                 return torch.empty(n, *self.design_shape, dtype=self.probe.dtype, device=self.device)
         except (RuntimeError, MemoryError) as error:
-            if not outputs.is_out_of_memory(error):
-                raise
             gib = n * math.prod(self.design_shape) * self.probe.dtype.itemsize / 2**30
             raise OutOfMemoryError(
-                f"{n} designs of shape {self.design_shape} need {gib:.3g} GiB, which is not free: decode fewer at once"
+                f"{n} designs of shape {self.design_shape} need {gib:.3g} GiB, which is not free "
+                f"({outputs.first_line(error)}): decode fewer at once"
             ) from error
 
     def encode(self, designs: Any) -> Tensor:

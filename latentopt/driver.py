@@ -298,43 +298,51 @@ class _StageRun:
         """The only host sync: one small copy of losses and flags."""
         self.note_best()
         self._note_lost()
-        loss_N = self.best.loss_N
-        flat = torch.cat([loss_N.double(), self.best.violation_N.double(), self.ok_N.double(), self.target_N.double()])
-        loss, violation, ok, target = flat.cpu().view(4, -1)
-        if self.problem.constraints:  # a loss says little while a constraint is broken: show the best feasible one
-            feasible = violation == 0
-            shown = torch.where(feasible, loss, torch.inf) if bool(feasible.any()) else loss
-        else:
-            shown = loss
-        best_T = [float(shown[target == t].amin()) if bool((target == t).any()) else float("nan")
-                  for t in range(self.problem.targets)]  # fmt: skip
-        finite = loss[torch.isfinite(loss)]
+        best, state = self.best, self.state
+        parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N)
+        flat = torch.cat([part.double() for part in parts]).cpu()
+        rows = len(best.loss_N)
+        loss, violation, ok, target = flat[: 4 * rows].view(4, rows)
+        self._alive, self._active = int(ok.sum()), int((1 - flat[4 * rows :]).sum())
+        finite = loss[loss < torch.inf]
         report = Report(
             stage=self.index,
             name=self.stage.name,
-            step=self.state.step,
+            step=state.step,
             n_steps=self.stage.search.n_steps,
             forward_rows=self.clock.forward,
             backward_rows=self.clock.backward,
             seconds=self.clock.seconds,
-            best_T=tuple(best_T),
+            best_T=self._best_of_targets(loss, violation, target.long()),
             median=float(finite.median()) if len(finite) else float("nan"),
-            alive=int(ok.sum()),
+            alive=self._alive,
             rows_N=tuple(loss.tolist()),
         )
         history.append(report)
         if on_report is not None:
             on_report(report)
 
+    def _best_of_targets(self, loss: Tensor, violation: Tensor, target: Tensor) -> tuple[float, ...]:
+        """The least loss of each target's feasible rows; of all its rows where none is feasible yet. On the CPU."""
+
+        def least(values: Tensor) -> Tensor:
+            return values.new_full((self.problem.targets,), torch.inf).scatter_reduce(0, target, values, "amin")
+
+        best_T = least(loss)
+        if self.problem.constraints:
+            feasible_T = least(torch.where(violation == 0, loss, torch.inf))
+            best_T = torch.where(feasible_T < torch.inf, feasible_T, best_T)
+        return tuple(best_T.tolist())
+
     def _all_done(self) -> bool:
-        return bool(self.state.done_N.all()) or not bool(self.ok_N.any())
+        """Whether no row is left to move, as of the last report."""
+        return self._active == 0 or self._alive == 0
 
     def _compact(self) -> None:
         """Drop finished rows from the batch where that is worth it. A term across rows needs them all."""
         state = self.state
         rows = len(state.done_N)
-        active = int((~state.done_N).sum())
-        if rows <= _COMPACT_ROWS or active > _COMPACT_BELOW * rows or self.problem.across_rows:
+        if rows <= _COMPACT_ROWS or self._active > _COMPACT_BELOW * rows or self.problem.across_rows:
             return
         keep = torch.nonzero(~state.done_N)[:, 0]
         if len(keep) < _COMPACT_ROWS:  # fill up with finished rows: smaller batches run no faster

@@ -66,7 +66,7 @@ def as_device(device: torch.device | str) -> torch.device:
         raise DecoderError("device meta was asked, which holds no numbers: use device='cpu'")
     try:
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         text = str(error).splitlines()[0][:200]
         raise DecoderError(f"device {found} cannot be used here ({text}): use device='cpu'") from None
     return found

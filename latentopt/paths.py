@@ -11,9 +11,8 @@ from latentopt.interfaces import Interpolator
 from latentopt.outputs import describe
 
 _PIECES = 32  # decodes per wanted step from which lengths in design space are measured
-_ROUNDS = (
-    4  # then the steps themselves are measured and shifted: where the path bends, a step is shorter than its piece
-)
+# Then the steps themselves are measured and shifted, so often: where designs bend, a step is shorter than its piece.
+_ROUNDS = 4
 
 
 def path_points(
@@ -32,17 +31,19 @@ def path_points(
     t_T = torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
     if even and steps > 2:
         t_T = _even_times(decoder, interpolator, keys_KD, steps)
-    points = interpolator(keys_KD, t_T)
-    if not isinstance(points, Tensor) or tuple(points.shape) != (steps, keys_KD.shape[1]):
-        raise ShapeError(
-            f"the interpolator returned {describe(points)}, expected a tensor of shape ({steps}, {keys_KD.shape[1]})"
-        )
-    return points, t_T
+    return _points(interpolator, keys_KD, t_T), t_T
+
+
+def _points(interpolator: Interpolator, keys_KD: Tensor, t_T: Tensor) -> Tensor:
+    points, shape = interpolator(keys_KD, t_T), (len(t_T), keys_KD.shape[1])
+    if not isinstance(points, Tensor) or tuple(points.shape) != shape:
+        raise ShapeError(f"the interpolator returned {describe(points)}, expected a tensor of shape {shape}")
+    return points
 
 
 def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, steps: int) -> Tensor:
     fine = torch.linspace(0, 1, _PIECES * (steps - 1) + 1, dtype=keys_KD.dtype, device=keys_KD.device)
-    lengths = _lengths(decoder, interpolator(keys_KD, fine))
+    lengths = _lengths(decoder, _points(interpolator, keys_KD, fine))
     total = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     if float(total[-1]) == 0.0:  # all designs on the path are one: every spacing is even
         return torch.linspace(0, 1, steps, dtype=keys_KD.dtype, device=keys_KD.device)
@@ -51,7 +52,7 @@ def _even_times(decoder: Decoder, interpolator: Interpolator, keys_KD: Tensor, s
     for _ in range(_ROUNDS):
         times = _interpolated(places, total, fine.double()).to(keys_KD.dtype)
         times[0], times[-1] = 0.0, 1.0
-        steps_T = _lengths(decoder, interpolator(keys_KD, times))
+        steps_T = _lengths(decoder, _points(interpolator, keys_KD, times))
         tried.append((float(steps_T.amax() - steps_T.amin()), times))
         along = torch.cat([steps_T.new_zeros(1), steps_T.cumsum(0)])
         places = _interpolated(even_T * along[-1], along, places)

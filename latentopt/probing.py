@@ -78,7 +78,8 @@ def probe(decoder: Decoder) -> Probe:
     with torch.no_grad():
         first = _first(decoder, draws)
         draws = draws[: len(first)]
-        again, alone = _decode(decoder, draws), _alone(decoder, draws)
+        again = _decode(decoder, draws)
+        alone = again if len(draws) == 1 else _alone(decoder, draws)
     finite = torch.isfinite(first)
     broken = int((~finite.flatten(1).all(1)).sum())
     if broken == len(first):
@@ -138,8 +139,6 @@ def _alone(decoder: Decoder, draws: Tensor) -> Tensor:
     try:
         return _decode(decoder, draws[:1])
     except DecoderError as error:
-        if len(draws) == 1:
-            raise
         raise DecoderError(
             f"decoder {decoder.name!r} decodes {len(draws)} latents at once but not one alone "
             f"({outputs.first_line(error.__cause__ or error)}): its rows must be independent; give conditions a first size "

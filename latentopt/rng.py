@@ -51,7 +51,7 @@ class RowNoise:
         self.seed, self.stage, self.rows = seed, stage, rows
 
     def normal(self, step: int, row_id_N: Tensor, dim: int) -> Tensor:
-        """Standard normals `(N, dim)` for these rows at this step, on the rows' device."""
+        """Standard normals `(N, dim)` for these rows at this step, on the rows' device: all in order, or some of them."""
         noise = randn(self.rows, dim, generator(self.seed, self.stage, step, device=row_id_N.device))
         return noise if len(row_id_N) == self.rows else noise[row_id_N]
 

@@ -209,10 +209,12 @@ def test_paths_need_keys_or_designs(decoder):
 def test_a_sampler_or_interpolator_of_the_wrong_shape_is_named(decoder):
     with pytest.raises(
         lo.ShapeError,
-        match=r"sampler 'callable' returned a tensor of shape \(3, 2\), expected a tensor of shape \(3, 4\)",
+        match=r"'callable' returned a tensor of shape \(3, 2\), expected a tensor of shape \(3, 4\)",
     ):
         lo.sample(decoder, 3, sampler=lambda n, space, generator: torch.zeros(n, 2))
-    with pytest.raises(lo.ShapeError, match=r"returned a tensor of shape \(2, 4\), expected a tensor of shape \(9, 4\)"):
+    with pytest.raises(
+        lo.ShapeError, match=r"returned a tensor of shape \(2, 4\), expected a tensor of shape \(9, 4\)"
+    ):
         lo.interpolate(decoder, torch.zeros(2, 4), interpolator=lambda keys, t: keys)
 
 

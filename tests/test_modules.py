@@ -109,6 +109,7 @@ def split():
         ("cuda", "device cuda was asked and this machine has no CUDA device: use device='cpu'"),
         ("meta", "device meta was asked, which holds no numbers: use device='cpu'"),
         ("xla", "device xla cannot be used here"),
+        ("hpu", "device hpu cannot be used here"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(device, text, monkeypatch):

@@ -124,6 +124,8 @@ def test_an_interpolator_that_returns_something_else():
         text = f"the interpolator returned {got}, expected a tensor of shape {re.escape('(9, 2)')}"
         with pytest.raises(lo.ShapeError, match=text):
             path_points(warped(), lambda keys, t, found=returned: found, torch.zeros(2, 2), 9, even=False)
+        with pytest.raises(lo.ShapeError, match=r"expected a tensor of shape \(257, 2\)"):
+            path_points(warped(), lambda keys, t, found=returned: found, torch.zeros(2, 2), 9, even=True)
 
 
 def test_designs_that_are_nan_cannot_be_evenly_spaced():

@@ -472,6 +472,17 @@ def test_weights_that_do_not_fit_are_named(tensors, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_refuses_its_weights_says_why():
+    class Picky(Decoder):
+        def _load_from_state_dict(self, *args, **kwargs):
+            raise ValueError("weights of version 1\nare too old")
+
+    with pytest.raises(
+        DecoderError, match="the weights in folder/m.pt do not fit Picky: are too old: name the factory"
+    ):
+        fill(Picky(), state())
+
+
 def test_the_weights_of_a_decoder_alone_do_not_fit_a_whole_auto_encoder():
     with pytest.raises(
         DecoderError, match="'encoder.fc.weight' is missing, 'encoder.fc.bias' is missing: name the factory"

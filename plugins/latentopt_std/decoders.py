@@ -81,6 +81,19 @@ def _published(name: str) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------- module
 
+# What a user's own code may raise when it is given what it was not made for, or lacks a file or package.
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    OSError,
+    ImportError,
+)
+
 
 class ModuleDecoder(DecoderConfig):
     """Any network: code that makes it, a file of its weights, and the shape of its latents.
@@ -157,8 +170,14 @@ class ModuleDecoder(DecoderConfig):
             raise ConfigError(f"factory {name!r} is a {type(factory).__name__}, expected a class or function")
         _check_options(factory, self.factory_options, name)
         # fresh weights are drawn from torch's global random state, which is left as it was
-        with torch.random.fork_rng(devices=[]):
-            network = factory(**self.factory_options)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                network = factory(**self.factory_options)
+        except _FAILURES as error:
+            text = (str(error).strip().splitlines() or [""])[0][:200]
+            raise DecoderError(
+                f"factory {name!r} failed ({type(error).__name__}: {text}): give it the factory_options that it needs"
+            ) from error
         if not isinstance(network, nn.Module):
             raise DecoderError(f"factory {name!r} returned a {type(network).__name__}, expected an nn.Module")
         if self.attribute is None:

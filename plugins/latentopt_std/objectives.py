@@ -84,7 +84,10 @@ def own(values_T: Tensor, c: Candidates) -> Tensor:
 
 def weighted_mean(values_M: Tensor, share: Tensor | None) -> Tensor:
     """Mean over everything but the rows, `(M,)`; under `share`, a mask that sums to 1, the mean over its weight."""
-    return values_M.flatten(1).mean(1) if share is None else (values_M * share).flatten(1).sum(1)
+    if share is not None:
+        return (values_M * share).flatten(1).sum(1)
+    flat = values_M.flatten(1)
+    return flat.sum(1) * (1 / flat.shape[1])  # the gradient of a mean over rows is written out in full, a sum's is not
 
 
 def shares(mask: Tensor | None) -> Tensor | None:
@@ -121,7 +124,7 @@ class MSE(TargetObjective):
 
 class _MSE(_Elementwise):
     def error(self, x: Tensor, y: Tensor) -> Tensor:
-        return (x - y).square()
+        return functional.mse_loss(x, y.expand_as(x), reduction="none")  # fused: a pass over the designs fewer each way
 
     def residuals(self, c: Candidates) -> Tensor:
         difference = (c.designs - own(self.target_T, c)).flatten(1)

@@ -297,6 +297,17 @@ def test_conditions_outputs_and_ranges_reach_the_decoder():
             "factory 'decoder_nets:not_a_network' returned a dict, expected an nn.Module",
         ),
         (
+            {"factory": "decoder_nets:Uneven", "attribute": "decoder", "encoder_attribute": "encoder"},
+            lo.EncoderError,
+            "pass its matching encoder, and encoder_output= where it returns several things",
+        ),
+        ({"factory": dict}, lo.DecoderError, "factory 'dict' returned a dict, expected an nn.Module"),
+        (
+            {"factory": "decoder_nets:fails"},
+            lo.DecoderError,
+            "factory 'decoder_nets:fails' failed (KeyError: 'no such\\nmodel'): give it the factory_options that it needs",
+        ),
+        (
             {"factory": "decoder_nets:net"},
             lo.ConfigError,
             "factory 'decoder_nets:net' is a network already: name the class or function that makes it, or from Python give",

@@ -78,4 +78,9 @@ def not_a_network():
     return {"decoder": Decoder()}
 
 
+def fails(dim=3):
+    """A factory that cannot do what it is asked."""
+    raise KeyError("no such\nmodel")
+
+
 net = Decoder()
