@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -142,7 +143,11 @@ class Decoder:
     @property
     def block_rows(self) -> int:
         """Rows decoded at once. Halved for good when memory runs out, which `notes` then says."""
-        return self._block_rows or default_block_rows(math.prod(self.design_shape), self.device)
+        return self._block_rows or self._default_block_rows
+
+    @cached_property
+    def _default_block_rows(self) -> int:
+        return default_block_rows(math.prod(self.design_shape), self.device)
 
     def __repr__(self) -> str:
         return f"Decoder({self.name}: {self.latent_shape} -> {self.design_shape}, prior {self.space.evidence})"
@@ -166,7 +171,7 @@ class Decoder:
         """Designs `(N, *design_shape)` of rows `(N, D)` in one piece, with the graph where gradients are on."""
         n = z_ND.shape[0]  # len() of a tensor is slow, and this runs at every step
         self.rows.forward += n
-        latents = z_ND if len(self.space.shape) == 1 else z_ND.reshape(len(z_ND), *self.space.shape)
+        latents = z_ND if len(self.space.shape) == 1 else z_ND.reshape(n, *self.space.shape)
         if latents.dtype != self.dtype:
             latents = latents.to(self.dtype)
         if not self._has_gradient:  # what fails on latents that want a gradient works on others

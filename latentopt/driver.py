@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,7 +20,7 @@ from latentopt.rng import RowNoise
 
 REPORTS_PER_STAGE = 40
 _COMPACT_BELOW, _COMPACT_ROWS = 0.95, 64
-_WINDOW, _WINDOW_VALUES = 16, 2**20  # steps compared with the best in one go; latent values held back at most
+_WINDOW, _WINDOW_VALUES = 64, 2**20  # steps compared with the best in one go; latent values held back at most
 _SAME = 1e-3  # rows closer than this share of the prior's spread, in every coordinate's root mean square, are one basin
 
 
@@ -300,11 +301,11 @@ class _StageRun:
         self._note_lost()
         best, state = self.best, self.state
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N)
-        flat = torch.cat([part.double() for part in parts]).cpu()
+        flat = torch.cat([part.double() for part in parts]).cpu().numpy()
         rows = len(best.loss_N)
-        loss, violation, ok, target = flat[: 4 * rows].view(4, rows)
-        self._alive, self._active = int(ok.sum()), int((1 - flat[4 * rows :]).sum())
-        finite = loss[loss < torch.inf]
+        loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
+        self._alive, self._active = int(ok.sum()), int(len(state.done_N) - flat[4 * rows :].sum())
+        finite = loss[loss < np.inf]
         report = Report(
             stage=self.index,
             name=self.stage.name,
@@ -313,8 +314,8 @@ class _StageRun:
             forward_rows=self.clock.forward,
             backward_rows=self.clock.backward,
             seconds=self.clock.seconds,
-            best_T=self._best_of_targets(loss, violation, target.long()),
-            median=float(finite.median()) if len(finite) else float("nan"),
+            best_T=self._best_of_targets(loss, violation, target.astype(np.intp)),
+            median=float(np.median(finite)) if len(finite) else float("nan"),
             alive=self._alive,
             rows_N=tuple(loss.tolist()),
         )
@@ -322,16 +323,18 @@ class _StageRun:
         if on_report is not None:
             on_report(report)
 
-    def _best_of_targets(self, loss: Tensor, violation: Tensor, target: Tensor) -> tuple[float, ...]:
-        """The least loss of each target's feasible rows; of all its rows where none is feasible yet. On the CPU."""
+    def _best_of_targets(self, loss: np.ndarray, violation: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
+        """The least loss of each target's feasible rows; of all its rows where none is feasible yet."""
 
-        def least(values: Tensor) -> Tensor:
-            return values.new_full((self.problem.targets,), torch.inf).scatter_reduce(0, target, values, "amin")
+        def least(values: np.ndarray) -> np.ndarray:
+            found = np.full(self.problem.targets, np.inf)
+            np.minimum.at(found, target, values)
+            return found
 
         best_T = least(loss)
         if self.problem.constraints:
-            feasible_T = least(torch.where(violation == 0, loss, torch.inf))
-            best_T = torch.where(feasible_T < torch.inf, feasible_T, best_T)
+            feasible_T = least(np.where(violation == 0, loss, np.inf))
+            best_T = np.where(feasible_T < np.inf, feasible_T, best_T)
         return tuple(best_T.tolist())
 
     def _all_done(self) -> bool:

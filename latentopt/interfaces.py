@@ -6,7 +6,7 @@ Shapes: M or N rows, D latent values, T targets, K objectives, R residuals (docs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -49,20 +49,20 @@ class Evaluation(NamedTuple):
 
     def take(self, rows: Tensor) -> Evaluation:
         """The same evaluation of these rows alone."""
-        return self._each(lambda value: value[rows])
+        return Evaluation(
+            loss_M=self.loss_M[rows],
+            merit_M=self.merit_M[rows],
+            violation_M=self.violation_M[rows],
+            terms={name: value[rows] for name, value in self.terms.items()},
+        )
 
     def detach(self) -> Evaluation:
         """The same numbers without a graph."""
-        return self._each(lambda value: value.detach() if value.requires_grad else value)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Evaluation:
-        loss = change(self.loss_M)
-        terms = {name: loss if value is self.loss_M else change(value) for name, value in self.terms.items()}
+        loss = self.loss_M.detach()
+        merit = loss if self.merit_M is self.loss_M else self.merit_M.detach()
+        terms = {name: loss if value is self.loss_M else value.detach() for name, value in self.terms.items()}
         return Evaluation(
-            loss_M=loss,
-            merit_M=loss if self.merit_M is self.loss_M else change(self.merit_M),
-            violation_M=change(self.violation_M),
-            terms=terms,
+            loss, merit, self.violation_M.detach() if self.violation_M.requires_grad else self.violation_M, terms
         )
 
     @staticmethod

@@ -124,7 +124,9 @@ class MSE(TargetObjective):
 
 class _MSE(_Elementwise):
     def error(self, x: Tensor, y: Tensor) -> Tensor:
-        return functional.mse_loss(x, y.expand_as(x), reduction="none")  # fused: a pass over the designs fewer each way
+        # The operator itself: fused, a pass over the designs fewer each way; `functional.mse_loss` around it costs a
+        # search of one row 3 % of its step.
+        return torch.ops.aten.mse_loss.default(x, y, 0)
 
     def residuals(self, c: Candidates) -> Tensor:
         difference = (c.designs - own(self.target_T, c)).flatten(1)
