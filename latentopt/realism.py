@@ -195,7 +195,7 @@ def cycle_error(decoder: Decoder, designs: Tensor) -> Tensor:
     It says how well a *decoded* design agrees with its own code. For a design from elsewhere it is the reconstruction
     error, which is larger for honest designs too.
     """
-    finite_N = torch.isfinite(designs).flatten(1).all(1)
+    finite_N = finite_rows(designs)
     error_N = torch.full(finite_N.shape, torch.nan, dtype=designs.dtype, device=designs.device)
     for rows in torch.nonzero(finite_N)[:, 0].split(decoder.block_rows):
         known = designs[rows]
@@ -220,7 +220,7 @@ def judge(decoder: Decoder, z_ND: Tensor, designs: Tensor) -> Realism:
     radius_N, log_N = prior.radius(z_ND), prior.log_prob(z_ND)
     # By radius and not by density: the same measure as the regions', so what a default region allows is inside.
     inside_N = (radius_N <= known.largest_radius) & (log_N > -math.inf)
-    inside_N = inside_N & torch.isfinite(designs).flatten(1).all(1)
+    inside_N = inside_N & finite_rows(designs)
     cycle_N = None
     if decoder.encoder is not None and known.largest_cycle is not None:
         cycle_N = cycle_error(decoder, designs)
@@ -242,6 +242,12 @@ def judge(decoder: Decoder, z_ND: Tensor, designs: Tensor) -> Realism:
         evidence=str(decoder.space.evidence),
         place=place_in_words(decoder.space),
     )
+
+
+def finite_rows(designs: Tensor) -> Tensor:
+    """Whether each design `(N, ...)` is finite, `(N,)`, without a temporary as large as the designs."""
+    low_N, high_N = designs.flatten(1).aminmax(dim=1)
+    return (low_N > -math.inf) & (high_N < math.inf)
 
 
 def place_in_words(space: LatentSpace) -> str:
