@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticSerializationUnexpectedValue, core_schema
 from torch import Tensor
 
-from latentopt import arrays
+from latentopt import arrays, shaping
 from latentopt.errors import ShapeError
 
 _FILE_KEYS = {"path", "key", "resize", "gray"}
@@ -51,7 +51,7 @@ class Array:
     def designs(self, shape: tuple[int, ...], what: str = "target") -> Tensor:
         """The numbers as designs `(T, *shape)`, float32. Never broadcasts. Raises `ShapeError`, `InputFileError`."""
         if self._values is not None:
-            return arrays.fit_batch(self._values, shape, resize=self.resize, gray=self.gray, what=what)
+            return shaping.fit_batch(self._values, shape, resize=self.resize, gray=self.gray, what=what)
         if self.parts:
             if len({part.is_picture for part in self.parts}) > 1:
                 raise ShapeError(
@@ -60,8 +60,8 @@ class Array:
             return _joined([part.designs(shape, what) for part in self.parts])
         loaded = self._read()
         if not loaded.is_picture:
-            return arrays.fit_batch(loaded.values, shape, resize=self.resize, gray=self.gray, what=what)
-        fitted = arrays.fit_to_shape(loaded, shape, resize=self.resize, gray=self.gray, what=str(self.path))
+            return shaping.fit_batch(loaded.values, shape, resize=self.resize, gray=self.gray, what=what)
+        fitted = shaping.fit_to_shape(loaded, shape, resize=self.resize, gray=self.gray, what=str(self.path))
         self._notes = fitted.notes
         return fitted.values[None]
 

@@ -20,6 +20,7 @@ FLOORS = {
         "yamltext",
         "models",
         "arrays",
+        "shaping",
         "weights",
         "arrayfield",
         "filefield",

@@ -1,7 +1,6 @@
 """Files of numbers: what is read, what was done to it, and every refusal in words."""
 
 import io
-import json
 import struct
 import zipfile
 import zlib
@@ -16,7 +15,8 @@ from safetensors.torch import save, save_file
 
 import latentopt as lo
 from latentopt.arrayfield import Array
-from latentopt.arrays import MAX_BYTES, Loaded, fit_batch, fit_to_shape, read_array, sheet, write_png
+from latentopt.arrays import MAX_BYTES, Loaded, read_array
+from latentopt.shaping import fit_batch, fit_to_shape
 
 
 def noise(*shape, dtype=np.uint8, high=256):
@@ -550,66 +550,3 @@ def test_an_array_field_reads_once_and_notes_what_it_did(tmp_path):
     path.unlink()
     assert array.designs((1, 28, 28)).shape == (1, 1, 28, 28)
     assert array.notes == ("colours turned to gray", "resized from 64 x 64 to 28 x 28")
-
-
-# ---------------------------------------------------------------------- pictures written
-
-
-def test_png_round_trip_with_text(tmp_path):
-    image = torch.from_numpy(noise(3, 6, 5)).float() / 255
-    write_png(tmp_path / "x.png", image, {"latentopt": json.dumps({"seed": 1})})
-    assert torch.equal(read_array(tmp_path / "x.png").values, image)
-    assert json.loads(Image.open(tmp_path / "x.png").text["latentopt"]) == {"seed": 1}
-
-
-def test_writing_refusals(tmp_path):
-    with pytest.raises(
-        lo.ShapeError, match=r"a picture is \(H, W\), \(1, H, W\) or \(3, H, W\), got shape \(2, 4, 4\)"
-    ):
-        write_png(tmp_path / "x.png", torch.zeros(2, 4, 4))
-    with pytest.raises(lo.InputFileError, match="cannot write .*no_folder"):
-        write_png(tmp_path / "no_folder" / "x.png", torch.zeros(4, 4))
-    with pytest.raises(lo.ShapeError, match=r"a sheet takes pictures \(N, C, H, W\), got shape \(4, 4\)"):
-        sheet(torch.zeros(4, 4))
-
-
-def test_a_sheet_puts_pictures_side_by_side():
-    pictures = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 2) / 4
-    page = sheet(pictures, columns=2, pad=1, scale=2)
-    assert page.shape == (1, 11, 11)
-    assert page[0, 1, 1] == 0
-    assert page[0, 1, 6] == 0.25
-    assert page[0, 6, 1] == 0.5
-    assert page[0, 6, 6] == 1, "an empty place is background"
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.png"
-    write_png(path, torch.zeros(2, 2))
-    before = path.read_bytes()
-
-    def full(self, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(lo.InputFileError, match="cannot write .*: No space left on device"):
-        write_png(path, torch.ones(2, 2))
-    assert path.read_bytes() == before
-    assert [found.name for found in tmp_path.iterdir()] == ["x.png"]
-
-
-@pytest.mark.parametrize("key", ["", "x" * 80, "ж", "a\nb"])
-def test_keys_that_png_cannot_hold(tmp_path, key):
-    with pytest.raises(lo.ConfigError, match="a key of a PNG's text has 1 to 79 Latin-1 characters, got .*: rename it"):
-        write_png(tmp_path / "x.png", torch.zeros(2, 2), {key: "text"})
-
-
-@pytest.mark.parametrize("wrong", [{"columns": 0}, {"columns": -1}, {"pad": -1}, {"scale": 0}])
-def test_sheets_that_cannot_be(wrong):
-    with pytest.raises(lo.ShapeError, match=r"a sheet takes columns >= 1, pad >= 0 and scale >= 1, got .*"):
-        sheet(torch.zeros(2, 1, 2, 2), **wrong)
-
-
-def test_a_sheet_of_bytes_and_of_designs_with_a_gradient():
-    assert sheet(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), pad=0).tolist() == [[[1.0]]]
-    assert not sheet(torch.zeros(2, 1, 2, 2, requires_grad=True)).requires_grad
