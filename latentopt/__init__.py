@@ -30,6 +30,7 @@ _WHERE = {
     ),
     "filefield": ("FilePath",),
     "fitting": ("fit_prior",),
+    "gaussians": ("Fitted", "Gaussian", "Mixture", "PriorChoice"),
     "goals": ("Bound",),
     "hookspecs": ("hookimpl",),
     "interfaces": (
@@ -49,7 +50,7 @@ _WHERE = {
     ),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
-    "priors": ("Fitted", "Gaussian", "Mixture", "Normal", "PriorChoice", "Uniform", "UniformSphere"),
+    "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
     "regions": ("Ball", "Box", "Free", "Shell", "Sphere"),
@@ -97,6 +98,12 @@ if TYPE_CHECKING:
     )
     from latentopt.filefield import FilePath as FilePath
     from latentopt.fitting import fit_prior as fit_prior
+    from latentopt.gaussians import (
+        Fitted as Fitted,
+        Gaussian as Gaussian,
+        Mixture as Mixture,
+        PriorChoice as PriorChoice,
+    )
     from latentopt.goals import Bound as Bound
     from latentopt.hookspecs import hookimpl as hookimpl
     from latentopt.interfaces import (
@@ -116,15 +123,7 @@ if TYPE_CHECKING:
     )
     from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
     from latentopt.modules import as_device as as_device
-    from latentopt.priors import (
-        Fitted as Fitted,
-        Gaussian as Gaussian,
-        Mixture as Mixture,
-        Normal as Normal,
-        PriorChoice as PriorChoice,
-        Uniform as Uniform,
-        UniformSphere as UniformSphere,
-    )
+    from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism
     from latentopt.regions import Ball as Ball, Box as Box, Free as Free, Shell as Shell, Sphere as Sphere

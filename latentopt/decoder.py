@@ -19,9 +19,10 @@ from latentopt import modules, outputs
 from latentopt.arrayfield import Array
 from latentopt.errors import ConfigError, DecoderError, EncoderError, OutOfMemoryError, ShapeError
 from latentopt.fitting import check_against, fit_prior
+from latentopt.gaussians import Fitted, PriorChoice
 from latentopt.latent import Evidence, LatentSpace
 from latentopt.models import config_error
-from latentopt.priors import Fitted, Normal, PriorBase, PriorChoice
+from latentopt.priors import Normal, PriorBase
 from latentopt.probing import Probe, probe, tolerances
 
 

@@ -13,8 +13,9 @@ from latentopt import measures
 from latentopt.api import load_decoder
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError
+from latentopt.gaussians import Mixture
 from latentopt.measures import Conditioning, Look, PriorMatch, Response, Smoothness
-from latentopt.priors import GaussianKind, Mixture, Uniform, UniformSphere
+from latentopt.priors import GaussianKind, Uniform, UniformSphere
 
 # Verdicts' thresholds, set between what known cases measured (tests/test_diagnosis.py keeps them apart).
 _JUMPS, _TOP_SHARE = (

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from latentopt.arrayfield import Array
 from latentopt.errors import ConfigError, ShapeError
-from latentopt.priors import Gaussian, Mixture, PriorBase
+from latentopt.gaussians import Gaussian, Mixture
+from latentopt.priors import PriorBase
 
 # Posterior means of a variational auto-encoder lie inside its prior, so a smaller radius is ordinary and a larger is not.
 _SMALLEST_RATIO, _LARGEST_RATIO = 0.4, 1.25

@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from latentopt.errors import ConfigError
+from latentopt.gaussians import Mixture
 from latentopt.latent import LatentSpace
 from latentopt.models import AlsoNames, named
 from latentopt.priors import (
     TINY,
     Frozen,
     GaussianKind,
-    Mixture,
     Normal,
     PerDevice,
     PriorBase,

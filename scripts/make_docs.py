@@ -21,9 +21,10 @@ from latentopt.arrayfield import Array
 from latentopt.coderef import CodeRef
 from latentopt.config import InterpolateTask, OptimizeTask, SampleTask
 from latentopt.driver import Budget
+from latentopt.gaussians import Fitted, Gaussian, Mixture
 from latentopt.goals import Bound
 from latentopt.interfaces import SLOTS
-from latentopt.priors import Fitted, Gaussian, Mixture, Normal, PriorBase, Uniform, UniformSphere
+from latentopt.priors import Normal, PriorBase, Uniform, UniformSphere
 from latentopt.regions import Ball, Box, Free, RegionBase, Shell, Sphere
 
 DOCS = Path(__file__).parents[1] / "docs"

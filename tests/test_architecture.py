@@ -27,6 +27,7 @@ FLOORS = {
         "coderef",
         "goals",
         "priors",
+        "gaussians",
         "latent",
         "regions",
     ],

@@ -11,7 +11,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.priors import PriorBase, PriorChoice
+from latentopt.gaussians import PriorChoice
+from latentopt.priors import PriorBase
 from latentopt.testing import global_rng_untouched
 
 NAMES = list(priors())
