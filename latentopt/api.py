@@ -270,6 +270,7 @@ def _result(
         targets=None if targets is None else targets.cpu(),
         stopped=outcome.stopped,
         diverged=outcome.diverged,
+        search=outcome.kept,
         notes=[*decoder.notes, *array_notes, *outcome.notes],
     )
     return whole.take(order)

@@ -76,7 +76,10 @@ class _Best(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What the driver hands over: the best of each surviving row of the last stage, and how the run went."""
+    """What the driver hands over: the best of each surviving row of the last stage, and how the run went.
+
+    `kept` is what the stages' states hold as a whole, such as a subspace, by `stage.field`.
+    """
 
     z_ND: Tensor
     target_N: Tensor
@@ -88,6 +91,7 @@ class Outcome:
     stopped: str
     diverged: int
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,6 +148,7 @@ def drive(
     stopped, diverged = "finished", 0
     run: _StageRun | None = None
     notes: list[str] = []
+    kept: dict[str, Tensor] = {}
     with problem.decoder.frozen():
         for index, stage in enumerate(stages):
             if run is not None:
@@ -162,6 +167,7 @@ def drive(
                 following.start()
                 run = following
                 notes.extend(following.state.notes)
+                kept |= {f"{index}.{name}": value.cpu() for name, value in following.state.kept().items()}
                 stopped = run.loop(history, on_report)
             except KeyboardInterrupt:
                 stopped = "interrupted"
@@ -186,6 +192,7 @@ def drive(
         stopped=stopped,
         diverged=diverged,
         notes=notes,
+        kept=kept,
     )
 
 

@@ -132,6 +132,11 @@ class SearchState:
         """What the result should say of how the search set itself up."""
         return ()
 
+    def kept(self) -> dict[str, Tensor]:
+        """The tensors that are not by rows, by field: they are saved with the run."""
+        found = {name: getattr(self, name) for name in self.whole}
+        return {name: value for name, value in sorted(found.items()) if isinstance(value, Tensor)}
+
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (indices), in this order."""
         for field in dataclasses.fields(self):

@@ -53,9 +53,9 @@ class Result:
 
     `latents (N, *latent_shape)`, `designs (N, ...)`, `losses (N,)`, `target_index (N,)`, `violations (N,)` (0 where every
     constraint holds), `terms` by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched,
-    `realism`, `cost`, `history` (one entry a report), `config` (as plain data, its
-    numbers by value in `arrays`), `stopped` ("finished", "budget" or
-    "interrupted"), `diverged` (rows lost to NaN or infinity) and `notes`.
+    `realism`, `cost`, `history` (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped`
+    ("finished", "budget" or "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the
+    stages kept as a whole, such as a subspace's `centre_D` and `basis_DK`, by "stage.name".
     """
 
     latents: Tensor
@@ -73,6 +73,7 @@ class Result:
     diverged: int = 0
     notes: list[str] = field(default_factory=list)
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    search: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -151,6 +152,7 @@ class Result:
         tensors = {name: getattr(self, name) for name in _ROW_FIELDS}
         tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
+        tensors |= {f"search.{name}": value for name, value in self.search.items()}
         if self.targets is not None:
             tensors["targets"] = self.targets
         facts = {name: value for name, value in self.realism.__dict__.items() if not isinstance(value, Tensor)}
@@ -273,6 +275,7 @@ def load(folder: str | Path) -> Result:
             diverged=about["diverged"],
             notes=about["notes"],
             arrays=arrays,
+            search=_under("search.", tensors),
         )
     except (KeyError, TypeError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None

@@ -87,3 +87,14 @@ def test_damage_is_named(result, tmp_path):
 def test_summaries_are_json(result):
     text = json.dumps(result.summary(), allow_nan=False)
     assert json.loads(text)["designs"] == len(result)
+
+
+def test_a_searchs_subspace_is_saved_with_the_run(tmp_path):
+    volume = toy_decoders()["volume"]
+    target = volume.decode(volume.space.draw(1, rng.generator(4)))[0]
+    search = {"kind": "optuna", "sampler": "random", "evaluations": 20, "coordinates": 6, "subspace": "random"}
+    found = lo.optimize(volume, target=target, search=[search, FAST], out=tmp_path / "run")
+    assert set(found.search) == {"0.basis_DK", "0.centre_D", "0.scale_D"}
+    assert found.search["0.basis_DK"].shape == (256, 6)
+    again = lo.load(tmp_path / "run")
+    assert torch.equal(again.search["0.basis_DK"], found.search["0.basis_DK"])

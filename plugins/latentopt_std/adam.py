@@ -18,13 +18,15 @@ class Adam(SearchConfig):
 
     `lr` 0.3 with cosine decay over 300 steps comes within 1 to 2 % of the best on trained image decoders, where the
     customary 0.01 for 1000 steps ends half as high again (docs/performance.md). `warmup` steps raise the rate linearly.
+    `plateau` gives every row a rate of its own: halved whenever that row has not improved for `patience` steps.
     `noise` adds normals to the latents after each step, its standard deviation falling with the learning rate.
     """
 
     kind: Literal["adam"] = "adam"
     lr: float = Field(default=0.3, gt=0)
     steps: int = Field(default=300, ge=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    patience: int = Field(default=10, ge=1)
     warmup: int = Field(default=0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -42,6 +44,9 @@ class AdamState(SearchState):
     first_ND: Tensor
     second_ND: Tensor
     rng: RowNoise
+    best_N: Tensor  # plateau: the least merit so far, steps since it, and the share of the rate that is left
+    since_N: Tensor
+    share_N: Tensor
 
 
 class AdamSearch:
@@ -65,6 +70,9 @@ class AdamSearch:
             first_ND=torch.zeros_like(z_ND),
             second_ND=torch.zeros_like(z_ND),
             rng=rng,
+            best_N=evaluation.merit_M.clone(),
+            since_N=torch.zeros_like(target_N),
+            share_N=torch.ones_like(evaluation.merit_M),
         )
 
     def rate(self, step: int) -> float:
@@ -85,10 +93,25 @@ class AdamSearch:
         # algorithm 1 with both bias corrections folded into the step size and epsilon: two operations fewer
         root = math.sqrt(1 - beta2**state.step)
         size = rate * root / (1 - beta1**state.step)
-        z_ND = state.z_ND.addcdiv(state.first_ND, state.second_ND.sqrt().add_(config.eps * root), value=-size)
+        divisor = state.second_ND.sqrt().add_(config.eps * root)
+        if config.schedule == "plateau":
+            divisor /= state.share_N[:, None]
+        z_ND = state.z_ND.addcdiv(state.first_ND, divisor, value=-size)
         if config.noise:
             scale = config.noise * rate / config.lr
             z_ND.add_(state.rng.normal(state.step, state.row_id_N, z_ND.shape[1]), alpha=scale)
         state.z_ND = problem.project(z_ND)
         evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N)
         state.evaluation, state.gradient_ND = evaluation, gradient_ND
+        if config.schedule == "plateau":
+            self._slow_down(state)
+
+    def _slow_down(self, state: AdamState) -> None:
+        """Halve the rate of each row that has not improved for `patience` steps. On the device, row by row."""
+        merit_N = state.evaluation.merit_M
+        better_N = merit_N < state.best_N
+        state.best_N = torch.where(better_N, merit_N, state.best_N)
+        waited_N = (state.since_N + 1).masked_fill(better_N, 0)
+        late_N = waited_N >= self.config.patience
+        state.share_N = torch.where(late_N, state.share_N / 2, state.share_N)
+        state.since_N = waited_N.masked_fill(late_N, 0)
