@@ -1,6 +1,8 @@
 # Everything a newcomer needs. `make demo` and `make test` set up .venv by themselves.
 PYTHON ?= python3
 PIP_ARGS ?=
+# Where torch comes from; empty is pip's default, which on Linux is the large CUDA build
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread: cores are often shared, and two threads can be several times slower.
@@ -10,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
