@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread: cores are often shared, and two threads can be several times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test check bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready
+	rm -rf demo-out
 	$(BIN)/latentopt demo --out demo-out
 
 check: $(VENV)/.ready
