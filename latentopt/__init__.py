@@ -14,7 +14,7 @@ _WHERE = {
     "coderef": ("CodeRef",),
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
-    "driver": ("Budget", "Report"),
+    "budget": ("Budget", "Report"),
     "errors": (
         "ConfigError",
         "DecoderError",
@@ -79,10 +79,10 @@ if TYPE_CHECKING:
         Coordinates as Coordinates,
         Told as Told,
     )
+    from latentopt.budget import Budget as Budget, Report as Report
     from latentopt.coderef import CodeRef as CodeRef
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
-    from latentopt.driver import Budget as Budget, Report as Report
     from latentopt.errors import (
         ConfigError as ConfigError,
         DecoderError as DecoderError,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from latentopt import realism, rng
+from latentopt import memory, realism, rng
 from latentopt.arrayfield import Array
+from latentopt.budget import Clock, Report
 from latentopt.config import (
     InterpolateTask,
     OptimizeTask,
@@ -20,8 +24,8 @@ from latentopt.config import (
     make_plugin_config,
     read_config,
 )
-from latentopt.decoder import Decoder
-from latentopt.driver import Clock, Outcome, Report, Stage, drive
+from latentopt.decoder import Decoder, LatentoptWarning
+from latentopt.driver import Outcome, drive
 from latentopt.errors import ConfigError, InputFileError, ShapeError
 from latentopt.interfaces import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig
 from latentopt.outputs import describe
@@ -29,7 +33,8 @@ from latentopt.paths import path_points
 from latentopt.problem import Problem, build_terms
 from latentopt.regions import default_region
 from latentopt.registry import installed
-from latentopt.result import Cost, Draws, Result
+from latentopt.result import Cost, Draws, Result, new_folder
+from latentopt.stagerun import Stage
 from latentopt.starts import build_starts
 
 # What is used where a run does not say. The one place where the core knows plugins by name.
@@ -167,19 +172,26 @@ def run_with(
     config: RunConfig, decoder: Decoder, *, out: str | Path | None = None, on_report: OnReport | None = None
 ) -> Result | Draws:
     """Run a config on a decoder that is built already."""
-    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty folder: a run never overwrites another; choose a new name")
-    task = config.task
-    found: Result | Draws
-    if isinstance(task, OptimizeTask):
-        found = _optimize(config, task, decoder, on_report)
-    elif isinstance(task, SampleTask):
-        found = _sample(config, task, decoder)
-    else:
-        found = _interpolate(config, task, decoder)
-    if out is not None:
-        found.save(out)
+    if out is None:
+        return _run_task(config, decoder, on_report)
+    made = not Path(out).exists()
+    folder = new_folder(out)  # before the work, not after it
+    try:
+        found = _run_task(config, decoder, on_report)
+        found.save(folder)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
     return found
+
+
+def _run_task(config: RunConfig, decoder: Decoder, on_report: OnReport | None) -> Result | Draws:
+    task = config.task
+    if isinstance(task, OptimizeTask):
+        return _optimize(config, task, decoder, on_report)
+    if isinstance(task, SampleTask):
+        return _sample(config, task, decoder)
+    return _interpolate(config, task, decoder)
 
 
 # ---------------------------------------------------------------------- the three tasks
@@ -238,7 +250,12 @@ def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report
     clock = Clock(problem, config.budget)
     with decoder.frozen():
         z_ND, target_N = build_starts(filled.starts or [], problem, decoder, targets, config.seed)
-    outcome = drive(problem, z_ND, target_N, stages, clock=clock, seed=config.seed, on_report=on_report)
+    kept = min(len(z_ND), problem.targets * (stages[-1].keep or len(z_ND)))
+    needed = len(z_ND) * decoder.dim * memory.SEARCHED + kept * _design_bytes(decoder)
+    with memory.room(
+        needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"
+    ):
+        outcome = drive(problem, z_ND, target_N, stages, clock=clock, seed=config.seed, on_report=on_report)
     return _result(config, problem, outcome, clock, targets, task)
 
 
@@ -248,6 +265,9 @@ def _result(
     decoder = problem.decoder
     evaluation, designs = problem.judge(outcome.z_ND, outcome.target_N)
     verdict = realism.judge(decoder, outcome.z_ND, designs)
+    constants = problem.constants(evaluation)
+    for text in constants:
+        warnings.warn(text, LatentoptWarning, stacklevel=2)
     latents = decoder.space.unflatten(outcome.z_ND).cpu()
     target, loss, violation = outcome.target_N.cpu(), evaluation.loss_M.cpu(), evaluation.violation_M.cpu()
     order = torch.arange(len(loss))
@@ -271,7 +291,7 @@ def _result(
         stopped=outcome.stopped,
         diverged=outcome.diverged,
         search=outcome.kept,
-        notes=[*decoder.notes, *array_notes, *outcome.notes],
+        notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
     return whole.take(order)
 
@@ -279,7 +299,9 @@ def _result(
 def _sample(config: RunConfig, task: SampleTask, decoder: Decoder) -> Draws:
     chosen = task.sampler or cast(SamplerConfig, make_plugin_config("samplers", DEFAULTS["sampler"]))
     filled = config.model_copy(update={"task": task.model_copy(update={"sampler": chosen})})
-    z_ND = chosen.build(decoder)(task.n, decoder.space, rng.generator(config.seed))
+    draw = chosen.build(decoder)
+    with _room_for_draws(decoder, task.n, "n"):
+        z_ND = draw(task.n, decoder.space, rng.generator(config.seed))
     if not isinstance(z_ND, Tensor) or tuple(z_ND.shape) != (task.n, decoder.dim):
         raise ShapeError(
             f"sampler {chosen.kind_name()!r} returned {describe(z_ND)}, "
@@ -300,7 +322,8 @@ def _interpolate(config: RunConfig, task: InterpolateTask, decoder: Decoder) -> 
     else:
         keys_KD = torch.cat([decoder.encode(one) for one in task.designs or []])
     before = decoder.rows.forward
-    z_TD, times = path_points(decoder, chosen.build(decoder), keys_KD, task.steps, even=chosen.even)
+    with _room_for_draws(decoder, task.steps, "steps"):
+        z_TD, times = path_points(decoder, chosen.build(decoder), keys_KD, task.steps, even=chosen.even)
     return _draws(filled, decoder, z_TD, times, decoder.rows.forward - before)
 
 
@@ -320,6 +343,15 @@ def _draws(config: RunConfig, decoder: Decoder, z_ND: Tensor, times: Tensor | No
         arrays=arrays,
         times=None if times is None else times.cpu(),
     )
+
+
+def _design_bytes(decoder: Decoder) -> int:
+    return math.prod(decoder.design_shape) * decoder.probe.dtype.itemsize
+
+
+def _room_for_draws(decoder: Decoder, n: int, field: str) -> AbstractContextManager[None]:
+    needed = n * (decoder.dim * memory.DRAWN + _design_bytes(decoder))
+    return memory.room(needed, f"{n} designs of shape {decoder.design_shape} and their latents", f"lower {field}")
 
 
 def _objective(value: Any) -> ObjectiveConfig:

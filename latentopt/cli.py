@@ -23,7 +23,7 @@ _INTERRUPTED = 130  # 128 + the signal's number, as shells expect
 
 
 class _Commands(TyperGroup):
-    """Turns latentopt's own errors into one line on stderr and their exit code, and warnings into one line each."""
+    """Turns latentopt's own errors into a line on stderr and their exit code, and warnings into one line each."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
@@ -33,11 +33,17 @@ class _Commands(TyperGroup):
             except LatentoptError as error:
                 if ctx.meta.get(_DEBUG):
                     raise
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"error: {_lines(str(error))}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise typer.Exit(_INTERRUPTED) from None
+
+
+def _lines(text: str) -> str:
+    """An error in one line, and below it the indented excerpt of a file where there is one."""
+    message, *rest = text.split("\n  ")
+    return "\n  ".join([" ".join(message.split()), *rest])
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

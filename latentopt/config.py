@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 from torch import Tensor
 
 from latentopt.arrayfield import Array
+from latentopt.budget import Budget
 from latentopt.called import CALLED, GivenDecoder
-from latentopt.driver import Budget
 from latentopt.errors import ConfigError
 from latentopt.interfaces import (
     SLOTS,

@@ -59,17 +59,28 @@ def named(value: Any, kinds: Sequence[str], what: str) -> Any:
 def config_error(error: ValidationError, data: Any, where: str = "") -> ConfigError:
     """One line from pydantic's findings: `place: what is wrong (got ...)`, at most five of them."""
     lines = []
-    for found in error.errors(include_url=False)[:5]:
-        place = ".".join(_place(found["loc"], data))
+    told = _telling([(_place(found["loc"], data), found) for found in error.errors(include_url=False)])
+    for place_parts, found in told[:5]:
+        place = ".".join(place_parts)
         message = found["msg"].removeprefix("Value error, ")
         got = found.get("input")
         shown = ""
         if found["type"] not in ("value_error", "missing") and isinstance(got, str | int | float | bool | None):
             shown = f", got {got!r}"
         lines.append(f"{place}: {message}{shown}" if place else f"{message}{shown}")
-    more = error.error_count() - len(lines)
+    more = len(told) - len(lines)
     text = "; ".join(lines) + (f"; and {more} more" if more else "")
     return ConfigError(f"{where}: {text}" if where else text)
+
+
+def _telling(found: list[tuple[list[str], Any]]) -> list[tuple[list[str], Any]]:
+    """Without what other members of a union say of data that was not meant for them.
+
+    Findings deeper inside a place know more than those at the place itself; a mapping was not meant as one of some names.
+    """
+    kept = [one for one in found if not any(len(o) > len(one[0]) and o[: len(one[0])] == one[0] for o, _ in found)]
+    meant = [one for one in kept if one[1]["type"] != "literal_error" or not isinstance(one[1].get("input"), dict)]
+    return meant or kept
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> list[str]:

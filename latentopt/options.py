@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentopt.errors import ConfigError
 from latentopt.yamltext import load_yaml, parse_value, set_path
 
 if TYPE_CHECKING:
     from latentopt.config import RunConfig
+
+_WEIGHTS = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".pkl", ".safetensors", ".onnx")
 
 
 def given(**fields: Any) -> dict[str, Any]:
@@ -49,6 +52,11 @@ def config_of(decoder: str, data: dict[str, Any], changes: Sequence[str] | None)
     from latentopt.config import make_config
 
     file = Path(decoder) if decoder.endswith((".yaml", ".yml")) else None
+    if file is None and (decoder.endswith(_WEIGHTS) or Path(decoder).is_dir()):
+        raise ConfigError(
+            f"{decoder} is no decoder by itself, weights need their network: write 'kind: module', factory, weights and "
+            "latent_shape into a YAML file and give that as --decoder"
+        )
     chosen: Any = {"kind": decoder}
     if file is not None:
         held = load_yaml(file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from latentopt import outputs, rng
+from latentopt import memory, outputs, rng
 from latentopt.errors import DecoderError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def tolerances(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
 def probe(decoder: Decoder) -> Probe:
     """Decode a few draws from the prior, twice and one alone, and take a gradient.
 
-    Raises `DecoderError` where the latents are rejected or the designs cannot be used, `OutOfMemoryError` where one row is
-    too much. The caller freezes the decoder.
+    Raises `DecoderError` where the latents are rejected or the designs cannot be used, `OutOfMemoryError` where the latents
+    or one row are too much. The caller freezes the decoder.
     """
     like = torch.empty(0, device=decoder.device, dtype=decoder.latent_dtype)
-    draws = decoder.space.draw(_ROWS[0], rng.generator(0)).to(like)
+    what = f"{_ROWS[0]} latents of shape {decoder.space.shape}"
+    with memory.room(_ROWS[0] * decoder.dim * memory.DRAWN, what, "set latent_shape to what it was trained with"):
+        draws = decoder.space.draw(_ROWS[0], rng.generator(0)).to(like)
     with torch.no_grad():
         first = _first(decoder, draws)
         draws = draws[: len(first)]

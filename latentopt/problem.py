@@ -13,7 +13,7 @@ from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, GradientError, ObjectiveError
 from latentopt.goals import Bound, Goal, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
-from latentopt.outputs import describe, first_line, is_out_of_memory
+from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
 from latentopt.regions import Region
 
 _CHECK_ROWS = 4
@@ -84,6 +84,7 @@ class Problem:
         self.targets = targets
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
+        self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
 
@@ -242,7 +243,15 @@ class Problem:
         return self._zero_M, self._one_M
 
     def _call(self, term: Term, candidates: Candidates, n: int) -> Tensor:
-        value = term.function(candidates)
+        try:
+            value = term.function(candidates)
+        except (*FAILURES, MemoryError, OSError, ImportError) as error:
+            if is_out_of_memory(error):
+                raise  # fewer rows may do
+            raise ObjectiveError(
+                f"objective {term.name!r} fails on designs of shape {tuple(candidates.designs.shape)} "
+                f"({type(error).__name__}: {first_line(error)}): make it take a batch of designs and give one number a row"
+            ) from error
         if not isinstance(value, Tensor) or value.shape != (n,) or not value.is_floating_point():
             raise ObjectiveError(_wrong_value(term.name, value, n))
         return value
@@ -258,7 +267,7 @@ class Problem:
         draws = self.space.draw(n, rng.generator(0)).to(self._zero)
         target_M = torch.arange(n, device=draws.device) % self.targets
         z = self.project(draws).detach().requires_grad_(True)
-        self._without_gradient = []
+        self._without_gradient, self._constant = [], {}
         with self.decoder.frozen(), torch.enable_grad():
             designs = self.decoder.forward(z)
             candidates = Candidates(z, designs, target_M)
@@ -272,19 +281,15 @@ class Problem:
                 f"objective {term.name!r} has {aims} targets of its own and the run has {self.targets}: give it one, or pass "
                 "all of them as the task's target"
             )
-        try:
-            value = self._call(term, candidates, len(candidates.latents))
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-            raise ObjectiveError(
-                f"objective {term.name!r} fails on designs of shape {tuple(candidates.designs.shape)} "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from error
+        value = self._call(term, candidates, len(candidates.latents))
         bad = ~torch.isfinite(value)
         if bool(bad.all()):
             raise ObjectiveError(
                 f"objective {term.name!r} gives {float(value.detach()[0])} for every draw from the prior: "
                 "it must give finite numbers on the designs that the decoder makes"
             )
+        if len(value) > 1 and bool((value == value[0]).all()):
+            self._constant[term.name] = float(value.detach()[0])
         if not value.requires_grad:
             self._without_gradient.append(term.name)
             return
@@ -299,6 +304,15 @@ class Problem:
         """Names of the terms through which no gradient reaches the latents, as `check` found."""
         return tuple(self._without_gradient)
 
+    def constants(self, evaluation: Evaluation) -> list[str]:
+        """A warning for each term that gave one and the same number for every draw of the check and every row found."""
+        return [
+            f"objective {name!r} is constant: it gave {value:g} for every draw from the prior and every row found, so "
+            "there was nothing to search for; look at what it computes"
+            for name, value in self._constant.items()
+            if bool((evaluation.terms[name] == value).all())
+        ]
+
     def require_gradient(self, search: str, others: Sequence[str]) -> None:
         """Raise `GradientError` where a gradient search would be blind, naming the searches that can do without."""
         if not self._without_gradient:
@@ -307,6 +321,8 @@ class Problem:
             why = f"decoder {self.decoder.name!r} gives none: {self.decoder.probe.gradient_note}"
         else:
             why = f"no gradient reaches the latents from {', '.join(map(repr, self._without_gradient))}"
+            same = [name for name in self._without_gradient if name in self._constant]
+            why += f" (constant for all draws: {', '.join(map(repr, same))})" if same else ""
         raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from latentopt.driver import Report
+    from latentopt.budget import Report
 
 OnReport = Callable[["Report"], None]
 _LINES_PER_STAGE = 3

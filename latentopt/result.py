@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,11 +168,12 @@ class Result:
             "realism": facts,
         }
         path = new_folder(folder)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
-        _save_config(path, self.config, self.arrays)
-        with (path / _HISTORY).open("w") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in self.history)
-        write_json(path / _SUMMARY, about)
+        with _writing(path):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
+            _save_config(path, self.config, self.arrays)
+            with (path / _HISTORY).open("w") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in self.history)
+            write_json(path / _SUMMARY, about)
         return path
 
 
@@ -210,9 +213,10 @@ class Draws:
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         if self.times is not None:
             tensors["times"] = self.times
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
-        _save_config(path, self.config, self.arrays)
-        write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
+        with _writing(path):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
+            _save_config(path, self.config, self.arrays)
+            write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
         return path
 
 
@@ -226,8 +230,22 @@ def new_folder(folder: str | Path) -> Path:
             )
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make the folder {path}: {error.strerror or error}") from None
+        raise ConfigError(
+            f"cannot make the folder {path} ({error.strerror or error}): choose a place where you may write"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
     return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a full disk and the like into an `InputFileError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise InputFileError(f"cannot write into {path} ({text}): free some space, or choose another place") from error
 
 
 def _save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from latentopt import rng
+from latentopt import memory, rng
 from latentopt.arrayfield import Array
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, ShapeError
@@ -77,7 +77,9 @@ def _given(z: Tensor, problem: Problem, decoder: Decoder) -> Tensor:
 def _sampled(config: SamplerConfig, index: int, problem: Problem, decoder: Decoder, seed: int) -> Tensor:
     """The first n draws for every target; or, screened, the n draws that are best for each."""
     count = config.n if config.screened_from is None else config.screened_from
-    draws = config.build(decoder)(count, decoder.space, rng.generator(seed, rng.STARTS, index))
+    draw = config.build(decoder)
+    with memory.room(count * decoder.dim * memory.DRAWN, f"{count} draws for starts", "lower n or screened_from"):
+        draws = draw(count, decoder.space, rng.generator(seed, rng.STARTS, index))
     if not isinstance(draws, Tensor) or tuple(draws.shape) != (count, decoder.dim):
         raise ShapeError(
             f"sampler {config.kind_name()!r} returned {describe(draws)}, "

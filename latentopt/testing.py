@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentopt import rng
+from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
-from latentopt.driver import Budget, Clock, Stage, drive
+from latentopt.driver import drive
 from latentopt.interfaces import (
     Candidates,
     DecoderConfig,
@@ -34,6 +35,7 @@ from latentopt.interfaces import (
 from latentopt.problem import Problem, Term
 from latentopt.regions import Ball, Region
 from latentopt.rng import RowNoise
+from latentopt.stagerun import Stage
 
 # ---------------------------------------------------------------------- decoders to test on
 

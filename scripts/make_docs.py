@@ -18,9 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from latentopt import hookspecs, registry
 from latentopt.arrayfield import Array
+from latentopt.budget import Budget
 from latentopt.coderef import CodeRef
 from latentopt.config import InterpolateTask, OptimizeTask, SampleTask
-from latentopt.driver import Budget
 from latentopt.gaussians import Fitted, Gaussian, Mixture
 from latentopt.goals import Bound
 from latentopt.interfaces import SLOTS

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 import latentopt as lo
 from latentopt import rng
 from latentopt.asktell import AskTell, Coordinates, Told, _best_rows, prior_coordinates
+from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
-from latentopt.driver import Budget, Clock, Stage, drive
+from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.problem import Problem, Term
 from latentopt.regions import Ball
+from latentopt.stagerun import Stage
 from latentopt.testing import SearchConformance, ToyNet
 from latentopt_std import RandomSearch
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import latentopt as lo
 from latentopt import api, cli, doctor, progress, registry
-from latentopt.driver import Report
+from latentopt.budget import Report
 from latentopt.errors import DivergedError
 from latentopt.registry import PluginInfo, Registry
 
@@ -38,7 +38,8 @@ def failure(*arguments, code=2):
     assert found.stdout == ""
     lines = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, found.stderr
-    assert found.stderr.splitlines()[-1] == lines[0]
+    after = found.stderr.splitlines()[found.stderr.splitlines().index(lines[0]) + 1 :]
+    assert all(line.startswith("  ") for line in after), "nothing but an excerpt of a file may follow"
     return lines[0].removeprefix("error: ")
 
 

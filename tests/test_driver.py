@@ -8,10 +8,12 @@ from torch import Tensor
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.driver import Budget, Clock, Stage, drive
+from latentopt.budget import Budget, Clock
+from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.interfaces import SearchState
 from latentopt.problem import Problem, Term
+from latentopt.stagerun import Stage
 from latentopt.testing import ToyNet, toy_decoders
 from latentopt_std import Adam
 
@@ -137,7 +139,7 @@ def test_a_budget_too_small_for_the_starts_is_an_error(decoder):
 
 def test_budget_in_seconds(decoder, monkeypatch):
     now = iter(range(10_000))
-    monkeypatch.setattr("latentopt.driver.time.perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr("latentopt.budget.time.perf_counter", lambda: float(next(now)))
     found, _ = drive_path(decoder, torch.ones(5000, 1, 3), budget={"seconds": 100.0})
     assert found.stopped == "budget"
     assert 0 < found.history[-1].step < 5000

@@ -130,6 +130,11 @@ class ModuleDecoder(DecoderConfig):
         notes = self._filled(network)
         try:
             network.to(device)
+        except NotImplementedError as error:  # what torch raises for meta tensors
+            raise DecoderError(
+                f"the network of {self.factory.name!r} has meta tensors, which hold no numbers: give its weights, or make "
+                "it on the CPU"
+            ) from error
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"the network of {self.factory.name!r} does not fit into the memory of {device}: use device: cpu"

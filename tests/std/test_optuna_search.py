@@ -14,9 +14,11 @@ from optuna.trial import TrialState
 import latentopt as lo
 from latentopt import rng
 from latentopt.asktell import Told
-from latentopt.driver import Budget, Clock, Stage, drive
+from latentopt.budget import Budget, Clock
+from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.problem import Problem, Term
+from latentopt.stagerun import Stage
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import OptunaSearch
 from latentopt_std.optuna_search import Study, quiet

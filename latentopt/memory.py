@@ -1,0 +1,53 @@
+"""Whether what a run is about to keep fits into memory: asked before it starts, for systems promise more than they have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from latentopt.errors import OutOfMemoryError
+from latentopt.outputs import first_line, is_out_of_memory
+
+# Bytes that a latent value takes while it is drawn: float32, and up to three times in float64 on the way.
+DRAWN = 4 + 3 * 8
+# Bytes that a latent value of a search takes: itself, its gradient, two moments, its best, and what a step makes of these.
+SEARCHED = 8 * 4
+
+
+def free_bytes() -> int | None:
+    """Main memory that could be had now: Linux says so, of other systems all that there is; None where neither is known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+@contextmanager
+def room(needed: int, what: str, remedy: str) -> Iterator[None]:
+    """Checks that `needed` bytes are free, and turns running out of memory inside into the same error.
+
+    Raises `OutOfMemoryError` with the bytes needed, those free, and the remedy.
+    """
+    free = free_bytes()
+    if free is not None and needed > free:
+        raise OutOfMemoryError(f"{what} need about {_size(needed)}, and {_size(free)} are free: {remedy}")
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} need about {_size(needed)}, which are not free ({first_line(error)}): {remedy}"
+        ) from error
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**27 else f"{count / 2**20:.3g} MiB"
