@@ -298,12 +298,12 @@ class Decoder:
                 f"designs go from {probe.low:.2g} to {probe.high:.2g}: set value_range=(-1, 1) if pictures are to be "
                 "read so; they are read as 0 to 1 now"
             )
-        if probe.design_shape[0] in (1, 3) and len(probe.design_shape) == 3 and (low, high) == (0.0, 1.0):
-            if probe.low >= -slack and 2.0 < probe.high <= 255.0:
-                self.notes.append(
-                    f"designs go from {probe.low:.3g} to {probe.high:.3g}: set value_range=(0, 255) if they are pictures of 8 "
-                    "bits; pictures are read as 0 to 1 now"
-                )
+        picture = len(probe.design_shape) == 3 and probe.design_shape[0] in (1, 3)
+        if picture and (low, high) == (0.0, 1.0) and probe.low >= -slack and 2.0 < probe.high <= 255.0:
+            self.notes.append(
+                f"designs go from {probe.low:.3g} to {probe.high:.3g}: set value_range=(0, 255) if they are pictures of "
+                "8 bits; pictures are read as 0 to 1 now"
+            )
 
     def _warn(self, text: str) -> None:
         self.notes.append(text)

@@ -70,7 +70,16 @@ class Registry:
             ) from error
         found: list[tuple[str, str, type[PluginConfig]]] = []
         for slot in SLOTS:
-            for classes in getattr(manager.hook, f"latentopt_register_{slot}")():
+            hook = getattr(manager.hook, f"latentopt_register_{slot}")
+            try:
+                returned = hook()
+            except Exception as error:  # a plugin is anyone's code: whatever its hook raises is named, never hidden
+                raise PluginError(
+                    f"plugin {info.name!r} ({_source(info)}) failed to register ({type(error).__name__}: {error}): "
+                    f"repair or uninstall it, or leave it out with {SELECT}; 'latentopt doctor' shows the trace"
+                ) from error
+            # pluggy leaves None out, which is what a hook without a return gives
+            for classes in returned or [None] * len(hook.get_hookimpls()):
                 found.extend((slot, _checked(info, slot, cls), cls) for cls in _listed(info, slot, classes))
         for slot, kind, _ in found:
             if (slot, kind) in self._owner:
