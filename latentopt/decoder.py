@@ -228,13 +228,14 @@ class Decoder:
         return torch.cat(codes)
 
     def each_block(self, n: int, work: Callable[[slice], None]) -> None:
-        """Calls `work` on slices of `block_rows` rows; when memory runs out it halves the block and repeats that slice.
+        """Calls `work` on equal slices of at most `block_rows` rows; out of memory, it halves the block and repeats the slice.
 
         Raises `OutOfMemoryError` where a single row does not fit.
         """
         start = 0
         while start < n:
-            stop = min(n, start + self.block_rows)
+            left = n - start
+            stop = start + math.ceil(left / math.ceil(left / self.block_rows))  # equal blocks: no small one at the end
             try:
                 work(slice(start, stop))
             except (RuntimeError, MemoryError) as error:
@@ -346,10 +347,9 @@ class Decoder:
 
 
 def default_block_rows(design_values: int, device: torch.device) -> int:
-    """Rows a block: about a million design values on a CPU (beyond that caches run over), 32 times that on a GPU."""
-    budget = 2**20 if device.type == "cpu" else 2**25
-    largest = 1024 if device.type == "cpu" else 16384
-    return max(8, min(largest, budget // max(1, design_values)))
+    """Rows a block: about 2^18 design values on a CPU (docs/performance.md), 2^25 on a GPU (not measured yet)."""
+    budget, smallest, largest = (2**18, 16, 512) if device.type == "cpu" else (2**25, 16, 16384)
+    return max(smallest, min(largest, budget // max(1, design_values)))
 
 
 def _prior_choice(value: Any) -> PriorBase | Fitted | None:
