@@ -228,7 +228,7 @@ class Decoder:
         return torch.cat(codes)
 
     def each_block(self, n: int, work: Callable[[slice], None]) -> None:
-        """Calls `work` on equal slices of at most `block_rows` rows; out of memory, it halves the block and repeats the slice.
+        """Calls `work` on equal slices of at most `block_rows` rows; out of memory, halves the block and repeats the slice.
 
         Raises `OutOfMemoryError` where a single row does not fit.
         """
