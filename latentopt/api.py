@@ -256,7 +256,27 @@ def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report
         needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"
     ):
         outcome = drive(problem, z_ND, target_N, stages, clock=clock, seed=config.seed, on_report=on_report)
+    odd = _range_note(decoder, targets)
+    if odd:
+        warnings.warn(odd, LatentoptWarning, stacklevel=5)
+        outcome.notes.append(odd)
     return _result(config, problem, outcome, clock, targets, task)
+
+
+def _range_note(decoder: Decoder, targets: Tensor | None) -> str:
+    """What is odd about the range of targets for a decoder of bounded pictures; empty where nothing is."""
+    low, high = decoder.probe.low, decoder.probe.high
+    bounds = next((b for b in ((0.0, 1.0), (-1.0, 1.0)) if b[0] <= low and high <= b[1]), None)
+    if targets is None or bounds is None or len(decoder.design_shape) < 2:
+        return ""
+    least, most = float(targets.amin()), float(targets.amax())
+    slack = 0.25 * (bounds[1] - bounds[0])
+    if bounds[0] - slack <= least and most <= bounds[1] + slack:
+        return ""
+    return (
+        f"the target goes from {least:.3g} to {most:.3g} and the decoder's designs from {low:.3g} to {high:.3g}: "
+        "scale the target as the decoder's training data were"
+    )
 
 
 def _result(
@@ -319,6 +339,8 @@ def _interpolate(config: RunConfig, task: InterpolateTask, decoder: Decoder) -> 
     filled = config.model_copy(update={"task": task.model_copy(update={"interpolator": chosen})})
     if task.keys is not None:
         keys_KD = decoder.as_rows(task.keys.tensor())
+        if not bool(torch.isfinite(keys_KD).all()):
+            raise ShapeError("the keys contain NaN or infinite values: give finite latents")
     else:
         keys_KD = torch.cat([decoder.encode(one) for one in task.designs or []])
     before = decoder.rows.forward

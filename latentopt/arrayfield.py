@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentopt import arrays, shaping
 from latentopt.errors import ShapeError
+from latentopt.filefield import saved_path
 
 _FILE_KEYS = {"path", "key", "resize", "gray"}
 
@@ -201,7 +202,8 @@ def _serialize(array: Array, info: SerializationInfo) -> Any:
     if array.path is not None:
         options = {"key": array.key, "resize": array.resize, "gray": array.gray}
         chosen = {name: value for name, value in options.items() if value}
-        return {"path": str(array.path), **chosen} if chosen else str(array.path)
+        path = saved_path(array.path, info)
+        return {"path": path, **chosen} if chosen else path
     if info.mode != "json":
         return array
     stored = (info.context or {}).get("arrays")

@@ -191,7 +191,11 @@ def _pixels(image: Image.Image, notes: list[str]) -> Tensor:
         notes.append("palette expanded to colours")
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        notes.append("transparency flattened onto white")
+        if image.convert("RGBA").getchannel("A").getextrema() != (
+            255,
+            255,
+        ):  # opaque throughout, there is nothing to flatten
+            notes.append("transparency flattened onto white")
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         if _is_gray(np.asarray(image)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SerializationInfo, field_serializer, model_validator
 
+from latentopt.errors import ConfigError
 from latentopt.interfaces import (
     DecoderConfig,
     Interpolator,
@@ -96,7 +97,9 @@ class GivenDecoder(DecoderConfig):
     def build(self) -> Decoder:
         found: Decoder = self.decoder
         if not callable(getattr(found, "decode", None)):
-            raise ValueError("a decoder made in Python cannot be rebuilt from a file: use a 'module' decoder")
+            raise ConfigError(
+                "a decoder made in Python cannot be rebuilt from a file: describe it as a 'module' decoder"
+            )
         return found
 
 

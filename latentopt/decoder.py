@@ -18,7 +18,7 @@ from torch import Tensor
 from latentopt import modules, outputs
 from latentopt.arrayfield import Array
 from latentopt.errors import ConfigError, DecoderError, EncoderError, OutOfMemoryError, ShapeError
-from latentopt.fitting import check_against, fit_prior
+from latentopt.fitting import check_against, check_fit, fit_prior
 from latentopt.gaussians import Fitted, PriorChoice
 from latentopt.latent import Evidence, LatentSpace
 from latentopt.models import config_error
@@ -96,6 +96,7 @@ class Decoder:
         self.notes: list[str] = []
         self.config: Any = None  # the DecoderConfig that built it, where one did
         self._depth = 0
+        self._spares_latents = False  # whether the module writes into its input, which must then be a copy
         self.device, self.dtype = modules.device_and_dtype(module, device, dtype, self.name)
         self._conditions = {key: self._condition(value) for key, value in (conditions or {}).items()}
         choice = _prior_choice(prior)
@@ -177,6 +178,8 @@ class Decoder:
             latents = latents.to(self.dtype)
         if not self._has_gradient:  # what fails on latents that want a gradient works on others
             latents = latents.detach()
+        if self._spares_latents:
+            latents = latents.clone()
         conditions = {key: _repeated(value, n) for key, value in self._conditions.items()} if self._conditions else {}
         designs = outputs.pick(self.module(latents, **conditions), self.output, "decoder")
         return outputs.as_designs(designs, n, self._shape, latents, self.name)
@@ -246,6 +249,11 @@ class Decoder:
                 self.halve_block(stop - start)
             else:
                 start = stop
+
+    def spare_latents(self) -> None:
+        """The module was seen to write into its input: give it a copy from now on."""
+        self._spares_latents = True
+        self.notes.append(f"decoder {self.name!r} writes into its latents, so it is given a copy of them")
 
     def halve_block(self, rows: int) -> None:
         """Memory ran out at this many rows: take half as many from now on, and say so in the notes."""
@@ -321,6 +329,12 @@ class Decoder:
                     f"into latents of {self.dim} values ({outputs.first_line(error)}): "
                     "pass its matching encoder, and encoder_output= where it returns several things"
                 ) from error
+        if not bool(torch.isfinite(first).all()):
+            self._warn(
+                f"the encoder of {self.name!r} gives NaN or infinite latents for the design at the prior's mean: starts and "
+                "cycle errors from it will be missing; check its weights"
+            )
+            return
         scale = max(1.0, float(first.abs().amax()))
         apart = float((first - again).abs().amax()) / scale
         if apart > tolerances(self.dtype, self.device)[0]:
@@ -340,7 +354,7 @@ class Decoder:
         self.codes = codes
         if choice is None or isinstance(choice, Fitted):
             prior = fit_prior(codes, 1 if choice is None else choice.components)
-            self.space = self.space.with_prior(prior, Evidence("fitted", len(codes)))
+            self.space = self.space.with_prior(prior, Evidence("fitted", len(codes), check_fit(prior, codes)))
         else:
             finding = check_against(choice, codes)
             self.space = self.space.with_prior(choice, Evidence("given", len(codes), finding))

@@ -80,8 +80,18 @@ def drive(
                 if run is None:
                     raise
                 run.note_best()
-            diverged += following.lost()
+            lost = following.lost()
+            diverged += lost
+            if lost:
+                what = "evaluations" if following.state.rows_restart else f"of {len(z_ND)} rows"
+                notes.append(
+                    f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
+                )
             if stopped != "finished":
+                if stopped == "budget":
+                    where = f"at step {following.state.step} of {stage.search.n_steps}"
+                    later = "; the stages after it did not run" if index + 1 < len(stages) else ""
+                    notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}{later}")
                 break
     if run is None:
         raise ConfigError("a run needs at least one search")

@@ -44,6 +44,8 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
         terminal.show_draws(screen, found, decoder.notes)
     if out is not None:
         screen.say(f"folder   {out} ({', '.join(['result.safetensors', *sheets])})")
+    else:
+        screen.say("kept     nothing: add --out DIR to keep the run")
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
     stopped = isinstance(found, Result) and found.stopped == "interrupted"
     return code.get("exit", INTERRUPTED) if stopped else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
 
 
 def _under_folder(path: Path, info: ValidationInfo) -> Path:
@@ -13,4 +13,10 @@ def _under_folder(path: Path, info: ValidationInfo) -> Path:
     return path if folder is None else Path(folder) / path
 
 
-FilePath = Annotated[Path, AfterValidator(_under_folder)]
+def saved_path(path: Path, info: SerializationInfo) -> str:
+    """A path as a file holds it: absolute in a config saved with its run, which lies in another folder."""
+    saving = (info.context or {}).get("arrays") is not None
+    return str(path.resolve() if saving else path)
+
+
+FilePath = Annotated[Path, AfterValidator(_under_folder), PlainSerializer(saved_path, when_used="json")]

@@ -13,6 +13,7 @@ from latentopt.priors import PriorBase
 
 # Posterior means of a variational auto-encoder lie inside its prior, so a smaller radius is ordinary and a larger is not.
 _SMALLEST_RATIO, _LARGEST_RATIO = 0.4, 1.25
+_LARGEST_DISTANCE = 0.25
 
 
 def fit_prior(codes_ND: Tensor, components: int = 1) -> Gaussian | Mixture:
@@ -50,6 +51,27 @@ def fit_prior(codes_ND: Tensor, components: int = 1) -> Gaussian | Mixture:
         means=Array(torch.from_numpy(found.means_)),
         covariances=Array(torch.from_numpy(found.covariances_)),
     )
+
+
+def check_fit(prior: PriorBase, codes_ND: Tensor) -> str:
+    """What speaks against a prior fitted to these encodings, as a clause for its evidence; empty where nothing does.
+
+    Their radii should follow the prior's, and under a Gaussian each coordinate a normal: the largest distance between two
+    distribution functions (Kolmogorov-Smirnov) of clusters, or of a shell, under one Gaussian is above 0.25.
+    """
+    n, dim = codes_ND.shape
+    if n < 2 * dim:
+        return f"a rough guess: {n} encodings for {dim} coordinates"
+    shares = [prior.radius_percentile(prior.radius(codes_ND), dim).double()[:, None] / 100]
+    if isinstance(prior, Gaussian):
+        mean, std = prior.moments(dim, codes_ND)
+        shares.append(torch.special.ndtr((codes_ND - mean) / std).double())
+    share_NK = torch.cat(shares, dim=1).sort(dim=0).values
+    rank_N1 = torch.arange(n, dtype=torch.float64, device=share_NK.device)[:, None] / n
+    distance = float(torch.maximum(share_NK - rank_N1, rank_N1 + 1 / n - share_NK).amax())
+    if distance > max(_LARGEST_DISTANCE, 2 * 1.36 / n**0.5):  # 1.36 / sqrt(n): what chance reaches once in twenty
+        return f"does not match their shape (Kolmogorov-Smirnov distance {distance:.2f}): fit more components"
+    return ""
 
 
 def check_against(prior: PriorBase, codes_ND: Tensor) -> str:

@@ -81,6 +81,9 @@ class Mixture(PriorBase):
         _check_symmetric("covariances", self.covariances)
         if (self.weights.tensor() <= 0).any():
             raise ConfigError("the prior's weights must be positive: leave out components without weight")
+        total = float(self.weights.tensor().sum())
+        if abs(total - 1) > 1e-3:
+            raise ConfigError(f"the prior's weights sum to {total:.4g}, expected 1: scale them")
         _cholesky(self.covariances.tensor(), "covariances")
 
     @cached_property

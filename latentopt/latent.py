@@ -23,7 +23,7 @@ class Evidence:
 
     def __str__(self) -> str:
         words = {
-            "given": "given with the decoder",
+            "given": "given with the decoder" if self.encodings else "given with the decoder, unchecked",
             "fitted": f"fitted to {self.encodings} encodings",
             "assumed": "assumed, unchecked",
         }[self.source]

@@ -78,7 +78,12 @@ def probe(decoder: Decoder) -> Probe:
     with memory.room(_ROWS[0] * decoder.dim * memory.DRAWN, what, "set latent_shape to what it was trained with"):
         draws = decoder.space.draw(_ROWS[0], rng.generator(0)).to(like)
     with torch.no_grad():
+        kept = draws.clone()
         first = _first(decoder, draws)
+        if not torch.equal(draws, kept):
+            decoder.spare_latents()
+            draws = kept
+            first = _first(decoder, draws)
         draws = draws[: len(first)]
         again = _decode(decoder, draws)
         alone = again if len(draws) == 1 else _alone(decoder, draws)
@@ -165,9 +170,11 @@ def _gradient_of(decoder: Decoder, draws: Tensor) -> tuple[bool, str]:
         designs = decoder.forward(z)
         if not designs.requires_grad:
             return False, "its output is cut off from its latents (no_grad, detach, argmax or NumPy inside)"
-        # unequal weights, for the plain sum of a softmax and the squares of a unit vector have no gradient
+        # unequal weights of values and rows: the plain sum of a softmax, the squares of a unit vector, and the sum of rows
+        # from which their mean was taken have no gradient
         weights = torch.linspace(-1.0, 1.0, designs[0].numel() + 1, dtype=designs.dtype, device=designs.device)[1:]
-        total = (designs.flatten(1) * weights).sum()
+        rows = torch.arange(1.0, len(z) + 1, dtype=designs.dtype, device=designs.device)
+        total = ((designs.flatten(1) * weights).sum(1) * rows).sum()
         (gradient,) = torch.autograd.grad(total, z, allow_unused=True)
     decoder.rows.backward += len(z)
     if gradient is None or not bool((gradient != 0).any()):

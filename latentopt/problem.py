@@ -293,8 +293,9 @@ class Problem:
         if not value.requires_grad:
             self._without_gradient.append(term.name)
             return
+        weights = torch.arange(1.0, len(value) + 1, dtype=value.dtype, device=value.device)  # unequal, as in the probe
         (gradient,) = torch.autograd.grad(
-            value.nan_to_num().sum(), candidates.latents, retain_graph=True, allow_unused=True
+            (value.nan_to_num() * weights).sum(), candidates.latents, retain_graph=True, allow_unused=True
         )
         if gradient is None or not bool((gradient != 0).any()):
             self._without_gradient.append(term.name)

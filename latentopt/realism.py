@@ -89,6 +89,8 @@ class Realism:
         radius, inside = float(self.radius[row]), bool(self.inside[row])
         typical = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
         facts = [f"radius {radius:.3g}, typical {typical}"]
+        if inside and radius > high:
+            facts[0] += f", inside up to {self.largest_radius:.3g}"
         if inside and radius < low / 2:
             facts.append("near the prior's centre, so an average design")
         if not inside and self.cycle_error is not None and self.largest_cycle is not None:
@@ -258,4 +260,8 @@ def place_in_words(space: LatentSpace) -> str:
         return f"the assumed prior{' N(0, I)' if standard else ''}, which nothing has checked"
     if evidence.source == "given" and evidence.finding.startswith("does not match"):
         return f"the given prior, which {evidence.finding}"
+    if evidence.source == "fitted" and evidence.finding:
+        return f"the prior fitted to {evidence.encodings} encodings, which is {evidence.finding}".replace(
+            "is does", "does"
+        )
     return KNOWN

@@ -80,6 +80,11 @@ class Result:
     def __len__(self) -> int:
         return len(self.losses)
 
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{float(loss):.4g}" for loss in torch.as_tensor(self.best.loss).flatten()[:4])
+        more = ", ..." if self.n_targets > 4 else ""
+        return f"Result({len(self)} designs, best loss {losses}{more}, {self.stopped}; {self.realism})"
+
     @property
     def feasible(self) -> Tensor:
         """Whether every constraint holds, `(N,)`."""
@@ -198,6 +203,9 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def __repr__(self) -> str:
+        return f"Draws({len(self)} designs; {self.realism})"
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain data, for JSON."""

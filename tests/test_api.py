@@ -253,3 +253,39 @@ def test_half_precision_modules_keep_float32_latents():
     result = lo.optimize(decoder, target=torch.zeros(5), search=FAST)
     assert result.latents.dtype == torch.float32
     assert result.losses.dtype == torch.float32
+
+
+def test_keys_that_are_nan_are_named(decoder):
+    with pytest.raises(lo.ShapeError, match="the keys contain NaN or infinite values"):
+        lo.interpolate(decoder, torch.full((2, 4), torch.nan))
+
+
+@pytest.mark.parametrize("scale", [lambda x: x * 255, lambda x: x * 2 - 1])
+def test_a_target_of_another_range_is_warned_of(decoder, scale):
+    with pytest.warns(lo.LatentoptWarning, match="the target goes from .* and the decoder's designs from"):
+        result = lo.optimize(decoder, target=scale(torch.eye(8)[None]), search=FAST)
+    assert any("scale the target" in note for note in result.notes)
+
+
+def test_a_budget_that_ends_early_says_which_stages_did_not_run(decoder):
+    target = designs(decoder, 1)[0]
+    result = lo.optimize(decoder, target=target, search=[FAST, FAST], budget={"rows": 900})
+    assert result.stopped == "budget"
+    assert any("the budget ended in stage 1 (adam), at step" in note for note in result.notes)
+    assert any("the stages after it did not run" in note for note in result.notes)
+
+
+def test_rows_that_were_lost_are_said():
+    with pytest.warns(lo.LatentoptWarning, match="returns NaN or infinite values for"):
+        half = lo.Decoder(lambda z: torch.where(z[:, :1] > 1.0, torch.nan, z), (2,), prior="normal")
+    search = {"kind": "adam", "lr": 0.3, "steps": 60}
+    result = lo.optimize(half, target=torch.tensor([9.0, 0.0]), region="free", search=search)
+    assert result.diverged == 8
+    assert any("8 of 8 rows turned NaN or infinite in stage 1 (adam) and were dropped" in note for note in result.notes)
+
+
+def test_results_print_in_a_line(decoder):
+    result = lo.optimize(decoder, target=designs(decoder, 2), search=FAST)
+    assert len(repr(result)) < 400
+    assert repr(result).startswith("Result(16 designs, best loss")
+    assert repr(lo.sample(decoder, 3)).startswith("Draws(3 designs; ")

@@ -120,7 +120,7 @@ def test_arguments_that_do_not_fit_are_refused(options, error, text):
 def test_names_and_what_it_shows_of_itself():
     assert lo.Decoder(net(), 4, prior="normal").name == "ToyNet"
     assert lo.Decoder(net().forward, 4, prior="normal").name == "forward"
-    assert repr(make(net())) == "Decoder(d: (4,) -> (2, 3), prior given with the decoder)"
+    assert repr(make(net())) == "Decoder(d: (4,) -> (2, 3), prior given with the decoder, unchecked)"
 
 
 # ---------------------------------------------------------------------- outputs
@@ -730,7 +730,7 @@ def test_the_prior_says_on_what_grounds_it_is_believed():
     z = 3.0 + 0.5 * rng.randn(400, 4, rng.generator(0))
     data = decode(z)
     assert str(make(decode, prior=None).space.evidence) == "assumed, unchecked"
-    assert str(make(decode, prior="normal").space.evidence) == "given with the decoder"
+    assert str(make(decode, prior="normal").space.evidence) == "given with the decoder, unchecked"
     for choice in (None, "fitted"):
         fitted = make(decode, encoder=encode, data=data, prior=choice)
         assert str(fitted.space.evidence) == "fitted to 400 encodings"
@@ -756,3 +756,24 @@ def test_pictures_are_mapped_to_the_value_range(tmp_path):
     signed = make(lambda z: ToyImages(4, (1, 8, 8))(z) * 4 - 1, value_range=(-1, 3))
     assert torch.equal(signed.as_designs(path), torch.full((1, 1, 8, 8), 3.0))
     assert torch.equal(signed.as_designs(torch.ones(1, 8, 8)), torch.ones(1, 1, 8, 8))  # numbers are taken as they are
+
+
+def test_a_module_that_writes_into_its_latents_is_given_a_copy():
+    decoder = make(lambda z: z.mul_(2))
+    z = rows(decoder, 3)
+    kept = z.clone()
+    assert torch.equal(decoder.decode(z), 2 * kept)
+    assert torch.equal(z, kept)
+    assert any("writes into its latents" in note for note in decoder.notes)
+    assert decoder.probe.differentiable
+
+
+def test_rows_less_their_mean_have_a_gradient():
+    with pytest.warns(lo.LatentoptWarning, match="rows are not independent"):
+        decoder = make(lambda z: z - z.mean(0, keepdim=True))
+    assert decoder.probe.differentiable
+
+
+def test_an_encoder_of_nan_is_warned_of():
+    with pytest.warns(lo.LatentoptWarning, match="gives NaN or infinite latents for the design at the prior's mean"):
+        make(lambda z: z * 1.0, encoder=lambda x: x * torch.nan)

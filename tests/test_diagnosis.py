@@ -349,7 +349,8 @@ def test_one_known_design_is_too_few():
 
 def test_encodings_that_are_not_finite_are_refused():
     decoder, data = autoencoder(CODES)
-    broken = lo.Decoder(decoder.module, D, encoder=lambda x: decoder.encoder(x).log())
+    with pytest.warns(lo.LatentoptWarning, match="the encoder of .* gives NaN"):
+        broken = lo.Decoder(decoder.module, D, encoder=lambda x: decoder.encoder(x).log())
     with pytest.raises(lo.ConfigError, match="NaN or infinite latents for the data"):
         lo.diagnose(broken, data=data)
 

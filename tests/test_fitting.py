@@ -117,3 +117,23 @@ def test_a_decoder_fits_its_prior_or_checks_the_one_given():
     assert isinstance(mixed.space.prior, lo.Mixture)
     given = identity_decoder(lo.Normal(mean=50.0), data=codes)
     assert str(given.space.evidence).startswith("given with the decoder; does not match 200 encodings")
+
+
+def test_a_gaussian_over_clusters_says_that_it_does_not_fit():
+    noise = rng.randn(400, 20, rng.generator(0)) * 0.1
+    codes = noise + 5.0 * torch.where(torch.arange(400) % 2 == 0, 1.0, -1.0)[:, None]
+    decoder = lo.Decoder(lambda z: z * 1.0, (20,), encoder=lambda x: x * 1.0, data=codes)
+    words = str(lo.interpolate(decoder, torch.zeros(2, 20), steps=2).realism)
+    assert "the prior fitted to 400 encodings, which does not match their shape" in words
+    assert "fit more components" in words
+    two = lo.Decoder(
+        lambda z: z * 1.0, (20,), encoder=lambda x: x * 1.0, data=codes, prior={"kind": "fitted", "components": 2}
+    )
+    assert "outside" in str(lo.interpolate(two, torch.zeros(2, 20), steps=2).realism)
+
+
+def test_a_prior_fitted_to_few_encodings_is_called_a_guess():
+    codes = rng.randn(3, 20, rng.generator(0))
+    decoder = lo.Decoder(lambda z: z * 1.0, (20,), encoder=lambda x: x * 1.0, data=codes)
+    words = str(lo.sample(decoder, 1).realism)
+    assert "the prior fitted to 3 encodings, which is a rough guess: 3 encodings for 20 coordinates" in words

@@ -73,7 +73,7 @@ def test_draws_come_from_the_prior():
     ("evidence", "text"),
     [
         (lo.Evidence("assumed"), "assumed, unchecked"),
-        (lo.Evidence("given"), "given with the decoder"),
+        (lo.Evidence("given"), "given with the decoder, unchecked"),
         (lo.Evidence("fitted", 40), "fitted to 40 encodings"),
         (lo.Evidence("given", 40, "agrees with 40 encodings"), "given with the decoder; agrees with 40 encodings"),
     ],

@@ -334,8 +334,14 @@ def test_numbers_that_cannot_be(make, text):
             r"the prior's weights has shape \(2, 1\), expected \(2,\)",
         ),
         (
-            lo.Mixture(weights=torch.ones(2), means=torch.zeros(2, 4), covariances=-torch.eye(4).expand(2, 4, 4)),
+            lo.Mixture(weights=torch.ones(2) / 2, means=torch.zeros(2, 4), covariances=-torch.eye(4).expand(2, 4, 4)),
             "the prior's covariances is not positive definite",
+        ),
+        (
+            lo.Mixture(
+                weights=torch.tensor([0.5, 0.9]), means=torch.zeros(2, 4), covariances=torch.eye(4).expand(2, 4, 4)
+            ),
+            "the prior's weights sum to 1.4, expected 1: scale them",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,3 +99,18 @@ def test_a_searchs_subspace_is_saved_with_the_run(tmp_path):
     assert found.search["0.basis_DK"].shape == (256, 6)
     again = lo.load(tmp_path / "run")
     assert torch.equal(again.search["0.basis_DK"], found.search["0.basis_DK"])
+
+
+def test_a_saved_config_runs_again_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("target.npy", lo.examples.digits()[3].numpy())
+    first = lo.optimize("digits", target="target.npy", search=FAST, out="found")
+    monkeypatch.chdir("/")
+    again = lo.run(tmp_path / "found" / "config.json")
+    assert torch.equal(again.latents, first.latents)
+
+
+def test_a_decoder_from_python_cannot_be_rebuilt(decoder, tmp_path):
+    lo.optimize(decoder, target=torch.zeros(1, 8, 8), search=FAST, out=tmp_path / "run")
+    with pytest.raises(lo.ConfigError, match="a decoder made in Python cannot be rebuilt from a file"):
+        lo.run(tmp_path / "run" / "config.json")

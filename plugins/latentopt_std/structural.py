@@ -116,6 +116,9 @@ class _Scales:
         self.targets = len(target_T)
         self.smooth = _gaussian_filter(config.window_size, target_T)
         y, mask = self._unit(target_T), config.mask_of(decoder)
+        # what is masked is the same in design and target, or windows across the mask's edge would see it
+        self.visible = None if mask is None else (mask > 0).to(y)
+        y = y if self.visible is None else y * self.visible
         self.scales: list[_Scale] = []
         for exponent in exponents:
             if self.scales:
@@ -128,6 +131,7 @@ class _Scales:
 
     def __call__(self, c: Candidates) -> Tensor:
         x = self._unit(c.designs)
+        x = x if self.visible is None else x * self.visible
         found: list[Tensor] = []
         for scale in self.scales:
             x = _halved(x) if found else x

@@ -151,7 +151,7 @@ def test_a_module_from_a_config_file(tmp_path):
     assert (built.name, built.block_rows, str(built.space.evidence)) == (
         "decoder_nets:Decoder",
         3,
-        "given with the decoder",
+        "given with the decoder, unchecked",
     )
     assert ModuleDecoder.model_validate(config.model_dump(mode="json")) == config
     assert "module" in str(json_schema())

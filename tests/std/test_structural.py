@@ -73,7 +73,8 @@ def test_a_mask_averages_the_map_of_ssim():
     mask[:5, 10:] = 2.0
     mask[20, 3] = 1.0
     found = SSIM(target=target, mask=mask).build(decoder)(rows)
-    similar = kornia.metrics.ssim(rows.designs, target[rows.target_index], 11).mean(1)
+    seen = (mask > 0).float()
+    similar = kornia.metrics.ssim(rows.designs * seen, target[rows.target_index] * seen, 11).mean(1)
     expected = 1 - (similar * mask).sum((1, 2)) / mask.sum()
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -207,3 +208,17 @@ def test_a_window_is_odd():
         SSIM(window_size=8)
     with pytest.raises(ValueError, match="less than or equal to 5"):
         MSSSIM(scales=6)
+
+
+@pytest.mark.parametrize("config", [SSIM(), MSSSIM(scales=2, window_size=5)])
+def test_what_is_masked_has_no_say(config):
+    decoder = pictures()
+    rows, target = candidates(decoder)
+    mask = torch.zeros(33, 40)
+    mask[:20] = 1.0
+    other = target.clone()
+    other[..., 20:, :] = 0.77
+    built = [type(config)(**{**dict(config), "target": one, "mask": mask}).build(decoder) for one in (target, other)]
+    assert torch.equal(built[0](rows), built[1](rows))
+    changed = rows._replace(designs=torch.where(mask > 0, rows.designs, 0.1))
+    assert torch.equal(built[0](changed), built[0](rows))
