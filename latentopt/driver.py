@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from latentopt import memory
 from latentopt.budget import Clock, Report
 from latentopt.errors import ConfigError
 from latentopt.problem import Problem
@@ -54,6 +55,7 @@ def drive(
     run: StageRun | None = None
     notes: list[str] = []
     kept: dict[str, Tensor] = {}
+    memory.keep_freed_memory()
     with problem.decoder.frozen():
         for index, stage in enumerate(stages):
             if run is not None:
