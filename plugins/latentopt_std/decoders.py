@@ -103,6 +103,8 @@ class ModuleDecoder(DecoderConfig):
         run. `sha256`: what the file must hash to.
     attribute: the part that decodes, where the factory gives a whole auto-encoder: `decoder`, or a method such as `decode`.
     encoder_attribute: the part that encodes; found beside `attribute` where it is called likewise; `false` for none.
+    device, dtype: where the network is put and what its numbers become; its own precision where none is given. Latents and
+        losses stay in float32 (in float64 for a float64 network).
     The other fields are those of `Decoder`; `data` are known designs that the prior is fitted to or checked against.
     Raises `InputFileError`, `DecoderError` and `ConfigError` that say what does not fit.
     """
@@ -123,13 +125,14 @@ class ModuleDecoder(DecoderConfig):
     value_range: tuple[float, float] = (0.0, 1.0)
     block_rows: int | None = Field(default=None, ge=1)
     device: str = "cpu"
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
 
     def build(self) -> Decoder:
         device = as_device(self.device)
         network = self._made()
         notes = self._filled(network)
         try:
-            network.to(device)
+            network.to(device=device, dtype=getattr(torch, self.dtype) if self.dtype else None)
         except NotImplementedError as error:  # what torch raises for meta tensors
             raise DecoderError(
                 f"the network of {self.factory.name!r} has meta tensors, which hold no numbers: give its weights, or make "

@@ -157,6 +157,17 @@ def test_a_module_from_a_config_file(tmp_path):
     assert "module" in str(json_schema())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "latents"), [(None, torch.float32), ("float64", torch.float64), ("bfloat16", torch.float32)]
+)
+def test_the_precision_is_the_users(dtype, latents):
+    options = {"factory": "decoder_nets:Decoder", "factory_options": {"dim": 5, "width": 6}, "latent_shape": (5,)}
+    built = ModuleDecoder(**options, dtype=dtype).build()
+    assert built.dtype == getattr(torch, dtype or "float32")
+    assert built.latent_dtype == latents
+    assert built.decode(torch.ones(2, 5)).dtype == latents
+
+
 def test_a_state_dict_loads_as_well(tmp_path):
     from decoder_nets import Decoder
 
