@@ -121,6 +121,7 @@ class AskTell:
         evaluations: at most so many rows a target, the starts among them.
         batch: rows a target that are asked for at each step, and rows a target that the state holds.
         coordinates: `(problem, seed) -> Coordinates`; by default all latent values, in the prior's standard deviations.
+        coordinate_rows: rows that making them costs at most.
 
     A batch costs one copy to the device (points) and one back (figures). At each step a row of the state gets a new
     point, and the better a point, the worse the best of the row that it gets: so the rows' best are at every time the
@@ -133,13 +134,20 @@ class AskTell:
         evaluations: int,
         batch: int,
         coordinates: Callable[[Problem, int], Coordinates] = prior_coordinates,
+        coordinate_rows: int = 0,
     ) -> None:
         self.make, self.evaluations = make, evaluations
         self.batch = max(1, min(batch, evaluations))
-        self.coordinates = coordinates
+        self.coordinates, self.coordinate_rows = coordinates, coordinate_rows
         self.n_steps = evaluations // self.batch  # init knows how many starts there are, and lowers it
 
     # ------------------------------------------------------------------ the starts
+
+    def start_rows(self, problem: Problem, n: int) -> tuple[int, int]:
+        """The starts, or as many as there are slots, of every target, and what the coordinates cost; and the slots."""
+        each = -(-n // problem.targets)
+        first = problem.targets * max(self.batch, min(each, self.evaluations)) + self.coordinate_rows
+        return first, problem.targets * self.batch
 
     def init(self, problem: Problem, z_ND: Tensor, target_N: Tensor, rng: RowNoise) -> AskTellState:
         """Evaluates the starts (the first `evaluations` of each target); where they are fewer than slots, asks for more."""

@@ -60,11 +60,15 @@ def drive(
         for index, stage in enumerate(stages):
             if run is not None:
                 z_ND, target_N = run.best_rows(stages[index - 1].keep)
-            if not clock.allows(final_rows(problem, len(z_ND)) + len(z_ND)):
+            starting = getattr(stage.search, "start_rows", None)
+            first, held = (len(z_ND), len(z_ND)) if starting is None else starting(problem, len(z_ND))
+            least = final_rows(problem, held) + first
+            if not clock.allows(least):
                 if run is None:
                     raise ConfigError(
                         f"a budget of {clock.budget.rows} rows does not cover {len(z_ND)} starts and their final "
-                        f"evaluation, after {clock.forward} rows of screening and encoding: raise budget.rows"
+                        f"evaluation, which take {least}, after {clock.forward} rows of screening and encoding: "
+                        "raise budget.rows"
                     )
                 stopped = "budget"
                 notes.append(f"the budget ended before stage {index + 1} ({stage.name})")

@@ -147,7 +147,12 @@ class SearchState:
 
 
 class Search(Protocol):
-    """A way of moving latents. `init` evaluates the starts; `step` moves, projects and evaluates, n_steps times."""
+    """A way of moving latents. `init` evaluates the starts; `step` moves, projects and evaluates, n_steps times.
+
+    A step replaces the state's tensors and never writes into them. A search whose `init` costs other than one row a start,
+    or whose state has other than one row a start, says so with a method `start_rows(problem, n_starts) -> (rows of init,
+    rows of the state)`, so that no budget is begun that cannot be kept.
+    """
 
     n_steps: int
 

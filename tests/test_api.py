@@ -289,3 +289,27 @@ def test_results_print_in_a_line(decoder):
     assert len(repr(result)) < 400
     assert repr(result).startswith("Result(16 designs, best loss")
     assert repr(lo.sample(decoder, 3)).startswith("Draws(3 designs; ")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        FAST,
+        {"kind": "random", "evaluations": 40, "batch": 10},
+        {"kind": "optuna", "sampler": "random", "evaluations": 40},
+    ],
+)
+@pytest.mark.parametrize("rows", range(8, 60, 4))
+def test_a_tight_budget_is_kept_or_refused(decoder, search, rows):
+    target = designs(decoder, 2)
+    before = decoder.rows.forward + decoder.rows.backward
+    probed = 4  # the look at the objectives at the door
+    start = {"target": target, "starts": torch.zeros(2, 4), "search": search, "budget": {"rows": rows}}
+    least = {"adam": 12, "random": 40, "optuna": 40}[search["kind"]]
+    if rows < least:  # starts (slots, for those that ask and tell) and their final decode, and gradients where taken
+        with pytest.raises(lo.ConfigError, match="does not cover 4 starts"):
+            lo.optimize(decoder, **start)
+        return
+    result = lo.optimize(decoder, **start)
+    assert result.cost.rows <= rows
+    assert decoder.rows.forward + decoder.rows.backward - before - probed == result.cost.rows

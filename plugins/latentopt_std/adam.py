@@ -55,6 +55,10 @@ class AdamSearch:
     def __init__(self, config: Adam) -> None:
         self.config, self.n_steps = config, config.steps
 
+    def start_rows(self, problem: Problem, n: int) -> tuple[int, int]:
+        """A decode and a gradient for each start, which is a row of the state."""
+        return 2 * n, n
+
     def init(self, problem: Problem, z_ND: Tensor, target_N: Tensor, rng: RowNoise) -> AdamState:
         z_ND = problem.project(z_ND)
         evaluation, gradient_ND = problem.value_and_grad(z_ND, target_N)

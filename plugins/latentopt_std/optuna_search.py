@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from latentopt import AskTell, ConfigError, Coordinates, Decoder, Problem, Search, SearchConfig, Told, Uniform, suggest
-from latentopt_std.subspace import SubspaceKind, check_subspace, choose, resolve
+from latentopt_std.subspace import JACOBIAN_ROWS, SubspaceKind, check_subspace, choose, resolve
 
 if TYPE_CHECKING:  # importing Optuna takes a while: only runs that use it pay
     import optuna
@@ -60,15 +60,15 @@ class OptunaSearch(SearchConfig):
     def build(self, decoder: Decoder) -> Search:
         check_options(self.sampler, self.sampler_options)
         check_subspace(self.subspace, self.coordinates, decoder)
-        span = self.span
-        if isinstance(decoder.space.prior, Uniform) and resolve(self.subspace, self.coordinates, decoder) == "identity":
+        span, chosen = self.span, resolve(self.subspace, self.coordinates, decoder)
+        if isinstance(decoder.space.prior, Uniform) and chosen == "identity":
             span = min(span, 3**0.5)  # the box ends there, and beyond it all points are projected onto its surface
 
         def chart(problem: Problem, seed: int) -> Coordinates:
             return choose(self.subspace, self.coordinates, problem, seed)
 
         make = functools.partial(Study, self.sampler, self.sampler_options, span)
-        return AskTell(make, self.evaluations, self.batch, chart)
+        return AskTell(make, self.evaluations, self.batch, chart, JACOBIAN_ROWS if chosen == "jacobian" else 0)
 
 
 def check_options(sampler: SamplerName, options: dict[str, Any]) -> None:

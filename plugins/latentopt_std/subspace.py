@@ -15,10 +15,11 @@ from latentopt import ConfigError, Coordinates, Decoder, GradientError, Latentop
 
 SubspaceKind = Literal["auto", "identity", "jacobian", "pca", "random"]
 
-MOST = 32  # coordinates beyond which Optuna's samplers cost much and find little (docs/performance.md)
+MOST = 32  # coordinates beyond which Optuna's samplers cost much and find little
 # Gradients of random outputs at draws from the prior, 384 rows. On a 256-value decoder whose best 32 directions hold 88 %
 # of the squared gradient these find 86 %, and twice as many draws 87 %.
 DRAWS, PROBES = 128, 2
+JACOBIAN_ROWS = DRAWS * (1 + PROBES)
 
 
 def check_subspace(kind: SubspaceKind, coordinates: int, decoder: Decoder) -> None:
