@@ -301,6 +301,7 @@ def _result(
         losses=loss,
         target_index=target,
         violations=violation.clone(),
+        best_steps=outcome.best_step_N.cpu(),
         terms={name: value.cpu() for name, value in evaluation.terms.items()},
         realism=verdict,
         cost=Cost(clock.forward, clock.backward, clock.seconds),

@@ -60,6 +60,5 @@ def keep_freed_memory() -> None:
 
     Freeing one block that was mapped raises malloc's dynamic thresholds to its size, 32 MiB at most (mallopt(3),
     M_MMAP_THRESHOLD). The block is never touched, so this costs microseconds; other allocators are not changed by it.
-    Page faults were a tenth of a step of 256 rows, and a quarter of one of 512.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -54,10 +54,11 @@ class Result:
     """N designs, ordered by target, then by loss (feasible ones first), on the CPU.
 
     `latents (N, *latent_shape)`, `designs (N, ...)`, `losses (N,)`, `target_index (N,)`, `violations (N,)` (0 where every
-    constraint holds), `terms` by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched,
-    `realism`, `cost`, `history` (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped`
-    ("finished", "budget" or "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the
-    stages kept as a whole, such as a subspace's `centre_D` and `basis_DK`, by "stage.name".
+    constraint holds), `best_steps (N,)` (the step of the last stage at which each row was best, 0 for its start), `terms`
+    by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched, `realism`, `cost`, `history`
+    (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped` ("finished", "budget" or
+    "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
+    as a subspace's `centre_D` and `basis_DK`, by "stage.name".
     """
 
     latents: Tensor
@@ -65,6 +66,7 @@ class Result:
     losses: Tensor
     target_index: Tensor
     violations: Tensor
+    best_steps: Tensor
     terms: dict[str, Tensor]
     realism: Realism
     cost: Cost
@@ -183,7 +185,7 @@ class Result:
 
 
 _OPTIONAL = ("cycle_error", "nearest_known")
-_ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations")
+_ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations", "best_steps")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class StageRun:
 
         Feasibility first, then the loss without penalties, then the earlier step; NaN and infinite losses never win.
         """
-        seen, self._pending = self._pending, []
+        seen = self._pending
         if not seen:
             return
         best, state = self.best, self.state
@@ -120,12 +120,14 @@ class StageRun:
         old = best if ids is None else _Best(*(part[ids] for part in best))
         loss_WN = torch.stack([old.loss_N, *(one.loss_N for one in seen)])
         finite_WN = loss_WN.abs() < torch.inf
-        loss_WN = torch.where(finite_WN, loss_WN, torch.inf)
         violation_WN = None
-        ranked_WN = loss_WN
         if self.problem.constraints:
             violation_WN = torch.stack([old.violation_N, *(one.violation_N for one in seen)])
+            finite_WN = finite_WN & (violation_WN < torch.inf)  # a constraint that is NaN is no better than such a loss
             violation_WN = torch.where(finite_WN, violation_WN, torch.inf)
+        loss_WN = torch.where(finite_WN, loss_WN, torch.inf)
+        ranked_WN = loss_WN
+        if violation_WN is not None:
             ranked_WN = torch.where(violation_WN == violation_WN.amin(0), loss_WN, torch.inf)
         which_1N = ranked_WN.min(dim=0, keepdim=True).indices  # among equals the first, which is the earliest
         z_WND = torch.stack([old.z_ND, *(one.z_ND for one in seen)])
@@ -141,7 +143,7 @@ class StageRun:
             new = _Best(*(part.index_copy(0, ids, rows) for part, rows in zip(best, new, strict=True)))
         if state.rows_restart:
             self.failed_N = self.failed_N + (~finite_WN[1:]).sum(0)
-        self.best = new
+        self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
 
     def _note_lost(self) -> None:
         """Rows whose loss is not finite now. A latent that turned NaN stays so, hence a look at reports finds them all."""

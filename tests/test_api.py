@@ -45,6 +45,8 @@ def test_a_result_is_ordered_and_aligned(decoder):
     expected = (again - targets[result.target_index]).square().flatten(1).mean(1)
     assert torch.allclose(result.losses, expected, atol=1e-6)
     assert result.terms["mse"].shape == (24,)
+    assert result.best_steps.shape == (24,)
+    assert 0 < result.best_steps.max() <= FAST["steps"]
     assert result.best.loss.shape == (3,)
     assert result.best.design.shape == (3, 1, 8, 8)
     assert result.best.latent.shape == (3, 4)

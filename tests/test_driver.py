@@ -238,3 +238,28 @@ def test_state_take_keeps_aligned_rows(decoder):
     assert state.row_id_N.tolist() == [3, 1]
     assert torch.equal(state.evaluation.loss_M, loss[rows])
     assert len(state.first_ND) == len(state.gradient_ND) == len(state.evaluation.terms["d"]) == 2
+
+
+def test_a_nan_constraint_costs_its_own_step_alone(decoder, monkeypatch):
+    monkeypatch.setattr("latentopt.stagerun.REPORTS_PER_STAGE", 1)  # so that all steps are compared in one go
+    limit = Term("x", lambda c: torch.where(c.latents[:, 0] == 0.8, torch.nan, c.latents[:, 0]), Bound(at_least=0.4))
+    path = torch.tensor([[[1.5] * 3], [[0.8] * 3], [[0.6] * 3], [[0.9] * 3]])
+    found, _ = drive_path(decoder, path, constraints=[limit])
+    assert found.z_ND[0, 0] == pytest.approx(0.6)
+
+
+def test_an_interrupt_while_comparing_loses_no_step(decoder, monkeypatch):
+    path = torch.stack([torch.full((2, 3), v) for v in (1.0, 0.6, 0.9)])
+    whole, real = [], torch.stack
+
+    def once(parts, *rest):
+        if len(parts) > 2 and not whole:
+            whole.append(True)
+            raise KeyboardInterrupt
+        return real(parts, *rest)
+
+    monkeypatch.setattr("latentopt.stagerun.REPORTS_PER_STAGE", 1)
+    monkeypatch.setattr("latentopt.stagerun.torch.stack", once)
+    found, _ = drive_path(decoder, path)
+    assert found.stopped == "interrupted"
+    assert torch.allclose(found.z_ND, torch.full((2, 3), 0.6))
