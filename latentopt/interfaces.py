@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from latentopt.goals import Goal
 from latentopt.models import StrictModel
+from latentopt.steering import Steering
 
 if TYPE_CHECKING:
     from latentopt.decoder import Decoder
@@ -114,7 +115,8 @@ class Interpolator(Protocol):
 class SearchState:
     """The visible state of a search. Every tensor field has rows first, unless `whole` names it.
 
-    `evaluation` is the one at `z_ND`, never of the rows before the last move.
+    `evaluation` is the one at `z_ND`, never of the rows before the last move. `steering` is the driver's: a search
+    passes it on to every evaluation, `problem.value(z_ND, target_N, state.steering)`.
     """
 
     whole: ClassVar[frozenset[str]] = frozenset()
@@ -126,6 +128,7 @@ class SearchState:
     evaluation: Evaluation
     done_N: Tensor
     step: int
+    steering: Steering | None = field(default=None, kw_only=True)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -139,11 +142,11 @@ class SearchState:
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (indices), in this order."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in self.whole or not isinstance(value, Tensor | Evaluation):
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if one.name in self.whole or not isinstance(value, Tensor | Evaluation | Steering):
                 continue
-            setattr(self, field.name, value.take(rows) if isinstance(value, Evaluation) else value[rows])
+            setattr(self, one.name, value[rows] if isinstance(value, Tensor) else value.take(rows))
 
 
 class Search(Protocol):
@@ -151,7 +154,10 @@ class Search(Protocol):
 
     A step replaces the state's tensors and never writes into them. A search whose `init` costs other than one row a start,
     or whose state has other than one row a start, says so with a method `start_rows(problem, n_starts) -> (rows of init,
-    rows of the state)`, so that no budget is begun that cannot be kept.
+    rows of the state)`, so that no budget is begun that cannot be kept. One that keeps what an earlier step learnt of the
+    merit (gradients, curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced
+    `state.steering`, and the search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`.
+    Without it, such a search minimizes the loss plus a fixed penalty.
     """
 
     n_steps: int
@@ -256,12 +262,19 @@ class InterpolatorConfig(PluginConfig):
 
 
 class SearchConfig(PluginConfig):
-    """Describes a search; `build(decoder)` gives it. `keep` is how many of its best distinct rows a target go on."""
+    """Describes a search; `build(decoder)` gives it. `keep` is how many of its best distinct rows a target go on.
+
+    A row is finished, and leaves the batch where that saves work, when its best loss is `stop_at` or less, or has fallen by
+    less than the share `stop_gain` over the last `stop_window` steps (0: never). Looked at with each report.
+    """
 
     slot: ClassVar[str] = "searches"
     needs_gradient: ClassVar[bool] = True
 
     keep: int | None = Field(default=None, ge=1)
+    stop_at: float | None = None
+    stop_gain: float = Field(default=0.0, ge=0, lt=1)
+    stop_window: int = Field(default=20, ge=1)
 
     def build(self, decoder: Decoder) -> Search:
         """The search."""

@@ -15,6 +15,7 @@ from latentopt.goals import Bound, Goal, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
 from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
 from latentopt.regions import Region
+from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
 
 _CHECK_ROWS = 4
 # Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
@@ -85,76 +86,76 @@ class Problem:
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
+        equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
+        self._equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
 
     # ------------------------------------------------------------------ values
 
-    def value(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
-        """The evaluation of rows `(M, D)` for their targets `(M,)`, without gradients."""
+    def value(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None) -> Evaluation:
+        """The evaluation of rows `(M, D)` for their targets `(M,)`, without gradients.
+
+        `steering` (the state's own, rows aligned) bends the merit; without it, it is the loss plus a fixed penalty.
+        """
         with torch.no_grad():
-            if len(z_MD) <= self.decoder.block_rows:
-                return self._value_once(z_MD, target_M)
             if self.across_rows:
-                designs = self.decoder.decode(z_MD)
-                return self._evaluate(Candidates(z_MD, designs, target_M))
-            return self._value_blocks(z_MD, target_M)
+                return self._evaluate(Candidates(z_MD, self.decoder.decode(z_MD), target_M), steering)
+            parts: list[Evaluation] = []
 
-    def _value_once(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
-        if self.across_rows:
-            return self._evaluate(Candidates(z_MD, self.decoder.decode(z_MD), target_M))
-        return self._value_blocks(z_MD, target_M)
+            def block(rows: slice) -> None:
+                z = z_MD[rows]
+                parts.append(
+                    self._evaluate(Candidates(z, self.decoder.forward(z), target_M[rows]), _some(steering, rows))
+                )
 
-    def _value_blocks(self, z_MD: Tensor, target_M: Tensor) -> Evaluation:
-        parts: list[Evaluation] = []
+            self.decoder.each_block(len(z_MD), block)
+            return Evaluation.join(parts)
 
-        def block(rows: slice) -> None:
-            z = z_MD[rows]
-            parts.append(self._evaluate(Candidates(z, self.decoder.forward(z), target_M[rows])))
-
-        self.decoder.each_block(len(z_MD), block)
-        return Evaluation.join(parts)
-
-    def value_and_grad(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+    def value_and_grad(
+        self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None
+    ) -> tuple[Evaluation, Tensor]:
         """The evaluation, and the gradient `(M, D)` of each row's own merit with respect to that row.
 
         Losses are summed and never averaged, so that a row's step does not depend on how many rows there are.
         """
         if z_MD.shape[0] <= self.decoder.block_rows:
             try:
-                return self._grad_block(z_MD, target_M)
+                return self._grad_block(z_MD, target_M, steering)
             except (RuntimeError, MemoryError) as error:
                 if z_MD.shape[0] == 1 or not is_out_of_memory(error):
                     raise
             self.decoder.halve_block(z_MD.shape[0])
         if self.across_rows:
-            return self._grad_in_two_passes(z_MD, target_M)
+            return self._grad_in_two_passes(z_MD, target_M, steering)
         parts: list[Evaluation] = []
         gradients: list[Tensor] = []
 
         def block(rows: slice) -> None:
-            evaluation, gradient = self._grad_block(z_MD[rows], target_M[rows])
+            evaluation, gradient = self._grad_block(z_MD[rows], target_M[rows], _some(steering, rows))
             parts.append(evaluation)
             gradients.append(gradient)
 
         self.decoder.each_block(len(z_MD), block)
         return Evaluation.join(parts), torch.cat(gradients)
 
-    def _grad_block(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+    def _grad_block(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None) -> tuple[Evaluation, Tensor]:
         z = z_MD.detach().requires_grad_(True)
         with torch.enable_grad():
-            evaluation = self._evaluate(Candidates(z, self.decoder.forward(z), target_M))
+            evaluation = self._evaluate(Candidates(z, self.decoder.forward(z), target_M), steering)
             # the gradient of the rows' sum, without the sum: two operations fewer
             (gradient,) = torch.autograd.grad(evaluation.merit_M, z, self._constants(z.shape[0])[1])
         self.decoder.rows.backward += z.shape[0]
         return evaluation.detach(), gradient
 
-    def _grad_in_two_passes(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
+    def _grad_in_two_passes(
+        self, z_MD: Tensor, target_M: Tensor, steering: Steering | None
+    ) -> tuple[Evaluation, Tensor]:
         """For terms across rows beyond a block: decode without a graph, then pull the designs' gradient back by blocks."""
         z_all = z_MD.detach().requires_grad_(True)
         designs = self.decoder.decode(z_MD).requires_grad_(True)
         with torch.enable_grad():
-            evaluation = self._evaluate(Candidates(z_all, designs, target_M))
+            evaluation = self._evaluate(Candidates(z_all, designs, target_M), steering)
             by_latent, by_design = torch.autograd.grad(evaluation.merit_M.sum(), (z_all, designs), allow_unused=True)
         gradient = torch.zeros_like(z_MD) if by_latent is None else by_latent
         if by_design is not None:
@@ -169,15 +170,24 @@ class Problem:
             self.decoder.each_block(len(z_MD), block)
         return evaluation.detach(), gradient
 
-    def residuals(self, z_MD: Tensor, target_M: Tensor) -> Tensor | None:
-        """Residuals `(M, R)` whose squares add up to the loss; None where some term has none. Differentiable in z.
+    @property
+    def has_residuals(self) -> bool:
+        """Whether the merit is a sum of squares: every term a bound or minimized `LeastSquares`, and one term at least.
 
-        A bound's shortfall is its own residual; a minimized term needs `LeastSquares`.
+        Constraints are residuals too, but only under a state's steering.
         """
-        if self.constraints or any(
-            not isinstance(t.goal, Bound) and not (t.goal == "minimize" and isinstance(t.function, LeastSquares))
+        return bool(self.terms) and all(
+            isinstance(t.goal, Bound) or (t.goal == "minimize" and isinstance(t.function, LeastSquares))
             for t in self.terms
-        ):
+        )
+
+    def residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None) -> Tensor | None:
+        """Residuals `(M, R)` whose squares add up to the merit; None where there are none. Differentiable in z.
+
+        A bound's shortfall is its own residual; a minimized term needs `LeastSquares`. Under steering towards one point of
+        a front the merit is no sum of squares.
+        """
+        if not self.has_residuals or (steering is not None and steering.weights_NK is not None):
             return None
         candidates = Candidates(z_MD, self.decoder.forward(z_MD), target_M)
         parts = []
@@ -187,6 +197,19 @@ class Problem:
             elif isinstance(term.function, LeastSquares):
                 part = term.function.residuals(candidates)
             parts.append(part * term.weight**0.5)
+        for index, term in enumerate(self.constraints):
+            if isinstance(term.goal, Bound):
+                value_M = term.function(candidates)
+                if steering is None:
+                    part = (PENALTY * term.weight) ** 0.5 * term.goal.shortfall(value_M)[:, None]
+                else:
+                    one = slice(index, index + 1)
+                    part = residuals(
+                        self._signed(term, value_M)[:, None],
+                        self._equality_C[one],
+                        Steering(steering.multipliers_NC[:, one], steering.penalties_NC[:, one]),
+                    )
+                parts.append(part)
         return torch.cat(parts, dim=1)
 
     def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
@@ -214,27 +237,39 @@ class Problem:
         """The rows moved onto the region, `(M, D)`."""
         return self.region.project(z_MD)
 
-    def _evaluate(self, candidates: Candidates) -> Evaluation:
+    def _evaluate(self, candidates: Candidates, steering: Steering | None = None) -> Evaluation:
         n = candidates.latents.shape[0]
         zero_M, _ = self._constants(n)
         terms: dict[str, Tensor] = {}
-        loss: Tensor | None = None
+        parts: list[Tensor] = []
         for term in self.terms:
             terms[term.name] = value_M = self._call(term, candidates, n)
             part = goal_loss(term.goal, value_M)
-            part = part if term.weight == 1.0 else part * term.weight
-            loss = part if loss is None else loss + part
-        loss = zero_M if loss is None else loss
+            parts.append(part if term.weight == 1.0 else part * term.weight)
+        loss = sum(parts[1:], parts[0]) if parts else zero_M
+        merit = loss
+        if steering is not None and steering.weights_NK is not None and steering.ideal_NK is not None:
+            merit = tchebycheff(torch.stack(parts, dim=1), steering.weights_NK, steering.ideal_NK)
         if not self.constraints:
-            return Evaluation(loss, loss, zero_M, terms)
-        violation, penalty = zero_M, zero_M
+            return Evaluation(loss, merit, zero_M, terms)
+        violation, penalty, signed = zero_M, zero_M, []
         for term in self.constraints:
             terms[term.name] = value_M = self._call(term, candidates, n)
             if isinstance(term.goal, Bound):
+                signed.append(self._signed(term, value_M))
                 shortfall = term.goal.shortfall(value_M)
-                violation = violation + shortfall.abs()
+                violation = violation + term.goal.beyond(shortfall)
                 penalty = penalty + PENALTY * term.weight * shortfall.square()
-        return Evaluation(loss, loss + penalty, violation, terms)
+        if steering is not None:
+            penalty = lagrangian(torch.stack(signed, dim=1), self._equality_C, steering)
+        return Evaluation(loss, merit + penalty, violation, terms)
+
+    @staticmethod
+    def _signed(term: Term, value_M: Tensor) -> Tensor:
+        """A bound as searches see it: a little tighter than it is, as multipliers come to rest on either side of it."""
+        assert isinstance(term.goal, Bound)
+        signed_M = term.goal.signed(value_M)
+        return signed_M if term.goal.equals is not None else signed_M + term.goal.margin
 
     def _constants(self, n: int) -> tuple[Tensor, Tensor]:
         """Zeros and ones `(n,)`, made again only when the number of rows changes."""
@@ -325,6 +360,10 @@ class Problem:
             same = [name for name in self._without_gradient if name in self._constant]
             why += f" (constant for all draws: {', '.join(map(repr, same))})" if same else ""
         raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
+
+
+def _some(steering: Steering | None, rows: slice) -> Steering | None:
+    return None if steering is None else steering.take(rows)
 
 
 def _wrong_value(name: str, value: object, n: int) -> str:

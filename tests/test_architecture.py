@@ -32,7 +32,7 @@ FLOORS = {
         "regions",
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
-    2: ["interfaces", "called"],
+    2: ["interfaces", "called", "steering"],
     3: ["problem", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "stagerun", "budget", "registry", "asktell"],
     5: ["config", "result"],

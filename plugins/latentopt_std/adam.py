@@ -105,10 +105,17 @@ class AdamSearch:
             scale = config.noise * rate / config.lr
             z_ND.add_(state.rng.normal(state.step, state.row_id_N, z_ND.shape[1]), alpha=scale)
         state.z_ND = problem.project(z_ND)
-        evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N)
+        evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
         state.evaluation, state.gradient_ND = evaluation, gradient_ND
         if config.schedule == "plateau":
             self._slow_down(state)
+
+    def changed(self, problem: Problem, state: SearchState) -> None:
+        """The merit is another one now: its gradient at `z_ND`. The moments adapt by themselves."""
+        assert isinstance(state, AdamState)
+        evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
+        state.evaluation, state.gradient_ND = evaluation, gradient_ND
+        state.best_N, state.done_N = evaluation.merit_M.clone(), torch.zeros_like(state.done_N)
 
     def _slow_down(self, state: AdamState) -> None:
         """Halve the rate of each row that has not improved for `patience` steps. On the device, row by row."""
