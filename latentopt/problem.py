@@ -62,6 +62,7 @@ class Problem:
         constraints: objectives whose goal is a bound that must hold.
         region: where rows may go.
         targets: T, how many targets rows may be for.
+        pareto: whether the terms are traded off as a front, rather than summed.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Problem:
         constraints: Sequence[Term] = (),
         region: Region | None = None,
         targets: int = 1,
+        pareto: bool = False,
     ) -> None:
         for constraint in constraints:
             if not isinstance(constraint.goal, Bound):
@@ -82,12 +84,13 @@ class Problem:
         self.decoder, self.space = decoder, decoder.space
         self.terms, self.constraints = tuple(terms), tuple(constraints)
         self.region = region or Region("free")
-        self.targets = targets
+        self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
-        self._equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
+        self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
+        self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
 
@@ -206,11 +209,20 @@ class Problem:
                     one = slice(index, index + 1)
                     part = residuals(
                         self._signed(term, value_M)[:, None],
-                        self._equality_C[one],
+                        self.equality_C[one],
                         Steering(steering.multipliers_NC[:, one], steering.penalties_NC[:, one]),
                     )
                 parts.append(part)
         return torch.cat(parts, dim=1)
+
+    def objectives(self, evaluation: Evaluation) -> Tensor:
+        """The weighted loss of each term, `(M, K)`: what a front trades off, each to be minimized."""
+        parts = [goal_loss(term.goal, evaluation.terms[term.name]) * term.weight for term in self.terms]
+        return torch.stack(parts, dim=1)
+
+    def signed(self, evaluation: Evaluation) -> Tensor:
+        """Each constraint as searches see it, `(M, C)`: above 0 where it is broken; of an equality the difference."""
+        return torch.stack([self._signed(term, evaluation.terms[term.name]) for term in self.constraints], dim=1)
 
     def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
@@ -248,8 +260,8 @@ class Problem:
             parts.append(part if term.weight == 1.0 else part * term.weight)
         loss = sum(parts[1:], parts[0]) if parts else zero_M
         merit = loss
-        if steering is not None and steering.weights_NK is not None and steering.ideal_NK is not None:
-            merit = tchebycheff(torch.stack(parts, dim=1), steering.weights_NK, steering.ideal_NK)
+        if steering is not None and steering.weights_NK is not None:
+            merit = tchebycheff(torch.stack(parts, dim=1), steering)
         if not self.constraints:
             return Evaluation(loss, merit, zero_M, terms)
         violation, penalty, signed = zero_M, zero_M, []
@@ -261,7 +273,7 @@ class Problem:
                 violation = violation + term.goal.beyond(shortfall)
                 penalty = penalty + PENALTY * term.weight * shortfall.square()
         if steering is not None:
-            penalty = lagrangian(torch.stack(signed, dim=1), self._equality_C, steering)
+            penalty = lagrangian(torch.stack(signed, dim=1), self.equality_C, steering)
         return Evaluation(loss, merit + penalty, violation, terms)
 
     @staticmethod
@@ -308,6 +320,25 @@ class Problem:
             candidates = Candidates(z, designs, target_M)
             for term in (*self.terms, *self.constraints):
                 self._check_term(term, candidates)
+            if self.constraints:
+                self._scale_penalties(self._evaluate(candidates).detach())
+
+    def _scale_penalties(self, draws: Evaluation) -> None:
+        """First penalties: a constraint broken by its own spread over the draws weighs ten times the loss's spread.
+
+        After ALGENCAN (Birgin and Martinez 2014, equation 12.1), with spreads in place of values: no unit is assumed.
+        """
+
+        def spread(values_MX: Tensor) -> Tensor:
+            finite_MX = values_MX.double().nan_to_num(0.0, 0.0, 0.0)
+            level_X = finite_MX.abs().mean(0)
+            found_X = finite_MX.std(0, correction=0) if len(finite_MX) > 1 else level_X
+            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)
+            return torch.where(found_X > 0, found_X, 1.0)
+
+        weights_C = torch.tensor([c.weight for c in self.constraints], dtype=torch.float64, device=self._zero.device)
+        broken_C = spread(self.signed(draws))
+        self.penalties_C = 20 * weights_C.clamp(min=1e-12) * spread(draws.loss_M[:, None]) / broken_C.square()
 
     def _check_term(self, term: Term, candidates: Candidates) -> None:
         aims = getattr(term.function, "targets", 1)

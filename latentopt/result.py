@@ -59,6 +59,9 @@ class Result:
     (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped` ("finished", "budget" or
     "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
     as a subspace's `centre_D` and `basis_DK`, by "stage.name".
+
+    Of a front the rows are its members. `hypervolumes (T,)` is the volume that each target's front dominates, in the units of
+    its weighted objectives multiplied, up to `reference (T, K)`: the worst of each objective over the starts.
     """
 
     latents: Tensor
@@ -78,6 +81,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     arrays: dict[str, Tensor] = field(default_factory=dict)
     search: dict[str, Tensor] = field(default_factory=dict)
+    hypervolumes: Tensor | None = None
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -137,6 +142,16 @@ class Result:
                 kept.append(row)
         return self.take(torch.tensor(kept))
 
+    def front(self, target: int = 0) -> Result:
+        """The members of one target's front, ordered along its first objective. Raises `ConfigError` where there is none."""
+        if self.reference is None:
+            raise ConfigError("this run has no front: ask for one with pareto=True and two objectives or more")
+        rows = torch.nonzero(self.target_index == target)[:, 0]
+        if not len(rows):
+            raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
+        first = next(iter(self.terms.values()))
+        return self.take(rows[first[rows].argsort(stable=True)])
+
     def summary(self) -> dict[str, Any]:
         """The figures of the best rows and of the whole run as plain data, for JSON."""
         best = self.best
@@ -154,6 +169,7 @@ class Result:
             "stopped": self.stopped,
             "diverged": self.diverged,
             "notes": self.notes,
+            **({} if self.hypervolumes is None else {"hypervolumes": self.hypervolumes.tolist()}),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -162,8 +178,8 @@ class Result:
         tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         tensors |= {f"search.{name}": value for name, value in self.search.items()}
-        if self.targets is not None:
-            tensors["targets"] = self.targets
+        whole = {"targets": self.targets, "hypervolumes": self.hypervolumes, "reference": self.reference}
+        tensors |= {name: value for name, value in whole.items() if value is not None}
         facts = {name: value for name, value in self.realism.__dict__.items() if not isinstance(value, Tensor)}
         facts = {name: value for name, value in facts.items() if name not in _OPTIONAL}
         about = {
@@ -304,6 +320,8 @@ def load(folder: str | Path) -> Result:
             notes=about["notes"],
             arrays=arrays,
             search=_under("search.", tensors),
+            hypervolumes=tensors.get("hypervolumes"),
+            reference=tensors.get("reference"),
         )
     except (KeyError, TypeError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
