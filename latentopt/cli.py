@@ -130,9 +130,18 @@ def optimize(
     objective: Annotated[
         list[str] | None, typer.Option(help="What to reach: a kind, or '{kind: ..., weight: 0.1}'. Repeatable.")
     ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="What must hold: '{kind: ..., goal: {at_most: 0.2}}'. Repeatable."),
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="The front of the objectives, not the best sum.")] = False,
     search: Annotated[
         list[str] | None,
-        typer.Option("--search", "-s", help="How to search: a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain."),
+        typer.Option(
+            "--search",
+            "-s",
+            help="How to search: auto, a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain. '[adam, lbfgs]': a race.",
+        ),
     ] = None,
     starts: Annotated[
         list[str] | None, typer.Option(help="Where from: mean, encoder, a sampler or a file. Repeatable.")
@@ -161,6 +170,8 @@ def optimize(
             kind="optimize",
             target=files[0] if len(files) == 1 else files or None,
             objectives=options.values(objective),
+            constraints=options.values(constraint),
+            pareto=pareto or None,
             starts=options.starts(starts),
             region=None if region is None else options.value(region),
             search=options.values(search),

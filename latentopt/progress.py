@@ -48,11 +48,11 @@ class _Bar:
 
     def __init__(self, bar: Progress, title: str) -> None:
         self.bar, self.title = bar, title
-        self.stage: int | None = None
+        self.stage: tuple[int, int] | None = None
 
     def __call__(self, report: Report) -> None:
-        if report.stage != self.stage:
-            self.stage = report.stage
+        if (report.stage, report.entrant) != self.stage:
+            self.stage = (report.stage, report.entrant)
             self.task = self.bar.add_task(
                 f"{self.title} {report.stage + 1} {report.name}", total=report.n_steps, facts=""
             )
@@ -64,10 +64,10 @@ class _Lines:
 
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title = console, title
-        self.next = (0, 0)
+        self.next = (0, 0, 0)
 
     def __call__(self, report: Report) -> None:
-        if (report.stage, report.step) < self.next:
+        if (report.stage, report.entrant, report.step) < self.next:
             return
         self.console.print(
             f"{self.title} {report.stage + 1} {report.name}: step {report.step}/{report.n_steps}, {facts(report)}",
@@ -76,7 +76,7 @@ class _Lines:
         )
         pause = max(1, report.n_steps // _LINES_PER_STAGE)
         following = min(report.step + pause, report.n_steps) if report.step < report.n_steps else report.n_steps + 1
-        self.next = (report.stage, following)
+        self.next = (report.stage, report.entrant, following)
 
 
 def facts(report: Report) -> str:

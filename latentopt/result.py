@@ -149,8 +149,13 @@ class Result:
         rows = torch.nonzero(self.target_index == target)[:, 0]
         if not len(rows):
             raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
-        first = next(iter(self.terms.values()))
+        first = self.terms[self.objectives[0]]
         return self.take(rows[first[rows].argsort(stable=True)])
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the terms that a front trades off, the constraints left out; all terms where there is no front."""
+        return list(self.terms)[: None if self.reference is None else self.reference.shape[1]]
 
     def summary(self) -> dict[str, Any]:
         """The figures of the best rows and of the whole run as plain data, for JSON."""
@@ -189,6 +194,7 @@ class Result:
             "diverged": self.diverged,
             "notes": self.notes,
             "realism": facts,
+            "terms": list(self.terms),
         }
         path = new_folder(folder)
         with _writing(path):
@@ -309,7 +315,7 @@ def load(folder: str | Path) -> Result:
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
         return Result(
             **{name: tensors[name] for name in _ROW_FIELDS},
-            terms=_under("terms.", tensors),
+            terms={name: tensors[f"terms.{name}"] for name in about.get("terms", _under("terms.", tensors))},
             realism=realism,
             cost=Cost(**about["cost"]),
             history=history,

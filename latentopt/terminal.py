@@ -83,7 +83,11 @@ def show_result(screen: Screen, result: Result) -> None:
     if len(firsts) > _MOST_TARGETS:
         screen.say(f"and {len(firsts) - _MOST_TARGETS} targets more")
     screen.say()
-    screen.say(f"realism  {result.best.realism}")
+    if result.hypervolumes is not None:
+        counts = [int((result.target_index == t).sum()) for t in range(len(result.hypervolumes))]
+        fronts = [f"{n} designs, hypervolume {float(v):.4g}" for n, v in zip(counts, result.hypervolumes, strict=True)]
+        screen.say(f"front    {'; '.join(fronts[:_MOST_TARGETS])}")
+    screen.say(f"realism  {result.best.realism if result.hypervolumes is None else result.realism}")
     screen.say(f"cost     {cost_words(result.cost)}")
     if result.stopped != "finished":
         ended = (
