@@ -41,6 +41,7 @@ FLOORS = {
         "api",
         "testing",
         "diagnosis",
+        "charts",
         "pictures",
         "progress",
         "terminal",
