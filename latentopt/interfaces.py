@@ -66,6 +66,24 @@ class Evaluation(NamedTuple):
             loss, merit, self.violation_M.detach() if self.violation_M.requires_grad else self.violation_M, terms
         )
 
+    def where(self, chosen_M: Tensor, other: Evaluation) -> Evaluation:
+        """This evaluation of the rows that are chosen `(M,)`, the other one of the rest. Tensors that are one stay one."""
+        made: dict[int, Tensor] = {}
+
+        def pick(mine_M: Tensor, theirs_M: Tensor) -> Tensor:
+            if mine_M is theirs_M:
+                return mine_M
+            if id(mine_M) not in made:
+                made[id(mine_M)] = torch.where(chosen_M, mine_M, theirs_M)
+            return made[id(mine_M)]
+
+        return Evaluation(
+            pick(self.loss_M, other.loss_M),
+            pick(self.merit_M, other.merit_M),
+            pick(self.violation_M, other.violation_M),
+            {name: pick(value_M, other.terms[name]) for name, value_M in self.terms.items()},
+        )
+
     @staticmethod
     def join(parts: Sequence[Evaluation]) -> Evaluation:
         """Evaluations of consecutive blocks of rows as one."""
@@ -121,6 +139,7 @@ class SearchState:
 
     whole: ClassVar[frozenset[str]] = frozenset()
     rows_restart: ClassVar[bool] = False  # ask/tell: each step's rows are new points, so a NaN ends no row
+    draws: ClassVar[bool] = False  # a sampler's rows are draws: what counts is where they end, not the best they passed
 
     z_ND: Tensor
     target_N: Tensor

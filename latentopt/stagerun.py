@@ -103,8 +103,18 @@ class StageRun:
         self.started = True
 
     def handed_over(self) -> Best:
-        """The best of every row, with the multipliers that it has come to."""
-        return self.best._replace(steering=self.state.steering)
+        """The best of every row, with the multipliers that it has come to; of draws, each row as it is now."""
+        best, state = self.best, self.state
+        if state.draws and not self._compacted:
+            evaluation = state.evaluation
+            ok_N = torch.isfinite(evaluation.loss_M) & torch.isfinite(evaluation.violation_M)
+            best = best._replace(
+                z_ND=torch.where(ok_N[:, None], state.z_ND, best.z_ND),
+                loss_N=torch.where(ok_N, evaluation.loss_M, best.loss_N),
+                violation_N=torch.where(ok_N, evaluation.violation_M, best.violation_N),
+                step_N=torch.where(ok_N, state.step, best.step_N),
+            )
+        return best._replace(steering=state.steering)
 
     @property
     def reserve(self) -> int:

@@ -8,6 +8,7 @@ from latentopt import DecoderConfig, InterpolatorConfig, ObjectiveConfig, Sample
 from latentopt_std.adam import Adam
 from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
+from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
@@ -44,6 +45,7 @@ __all__ = [
     "EncodedSampler",
     "FittedSampler",
     "Huber",
+    "Langevin",
     "Lerp",
     "Measurement",
     "ModuleDecoder",
@@ -110,4 +112,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, OptunaSearch, RandomSearch]
+    return [Adam, Langevin, OptunaSearch, RandomSearch]
