@@ -46,7 +46,7 @@ def test_a_low_temperature_comes_near_the_optimum_and_a_high_one_back_to_the_pri
 
 
 def test_a_region_is_kept_and_bends_nothing_inside_it():
-    found = answers(1.0, 3000, 400, objectives=[lambda c: 0 * c.latents.sum(1)], target=None,
+    found = answers(1.0, 3000, 400, objectives=[lambda c: 1e-6 * c.latents.sum(1)], target=None,
                     region={"kind": "box", "low": -0.5, "high": 2.0})  # fmt: skip
     assert found.latents.min() >= -0.5
     assert found.latents.max() <= 2.0
