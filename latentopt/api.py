@@ -215,12 +215,13 @@ def plan(config: RunConfig, decoder: Decoder) -> tuple[RunConfig, Problem, list[
         names = ", ".join(repr(one.name or one.kind_name()) for one in (*aimed, *limits))
         raise ConfigError(f"no objective could use the target ({names} take none): drop the target, or add 'mse'")
     region = task.region or default_region(decoder.space.prior)
+    resolved = region.resolve(decoder.space, None if decoder.encoder is None else decoder.encode)
     terms = build_terms(aimed, decoder)
     problem = Problem(
         decoder,
         terms,
         constraints=build_terms(limits, decoder, taken=[term.name for term in terms]),
-        region=region.resolve(decoder.space),
+        region=resolved,
         targets=n_targets,
     )
     problem.check()
@@ -236,6 +237,8 @@ def plan(config: RunConfig, decoder: Decoder) -> tuple[RunConfig, Problem, list[
     if starts is None:
         codes = targets is not None and decoder.encoder is not None
         starts = _starts(DEFAULTS["starts with codes" if codes else "starts"])
+        if resolved.origin is not None:  # near a design: from itself
+            starts = [Array(resolved.origin) if one == "mean" else one for one in starts]
     filled = task.model_copy(update={"objectives": objectives, "region": region, "search": searches, "starts": starts})
     stages = [Stage(search.kind_name(), search.build(decoder), search.keep) for search in searches]
     return config.model_copy(update={"task": filled}), problem, stages
@@ -312,6 +315,8 @@ def _result(
         stopped=outcome.stopped,
         diverged=outcome.diverged,
         search=outcome.kept,
+        latent_std=decoder.space.std(outcome.z_ND).cpu(),
+        design_spread=decoder.probe.spread,
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
     return whole.take(order)
