@@ -14,7 +14,7 @@ from latentopt.errors import ConfigError
 from latentopt.gaussians import Gaussian, Mixture
 from latentopt.priors import TINY, Normal, PerDevice, PriorBase, Uniform
 
-_ROUNDING = 1e-9  # float64: a fixed value may lie on the region's very edge
+_ROUNDING = 1e-6  # a fixed value may lie on the region's very edge; priors' own numbers are rounded to float32
 _CHORDS = 3  # of `Within`: the first ends inside, each further one nearer to the edge
 
 
@@ -149,7 +149,8 @@ def _slices(region: Region, value_D: Tensor) -> Slices:
         alone = float(prior.radius(centre_D[None])[0])
         nearest = min(nearest, alone)
         if alone <= region.largest * (1 + _ROUNDING):
-            found.append((prior, centre_D, alone, _reach(prior, alone, region.largest)))
+            reach = region.largest if isinstance(prior, Uniform) else _reach(prior, alone, region.largest)
+            found.append((prior, centre_D, alone, reach))
     if not found:
         near = region.origin is not None
         where = (
@@ -195,7 +196,7 @@ def _slice_centre(prior: PriorBase, value_D: Tensor) -> Tensor:
 def _reach(prior: PriorBase, alone: float, radius: float) -> float:
     """The offset from a slice's centre at which a row has this radius; 0 where the fixed values alone have as much."""
     if isinstance(prior, Uniform):  # whose radius is the larger of the two
-        return radius if alone < radius or math.isclose(alone, radius) else 0.0
+        return radius if alone < radius * (1 - _ROUNDING) else 0.0
     return math.sqrt(max(0.0, radius**2 - alone**2))
 
 
