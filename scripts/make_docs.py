@@ -161,7 +161,9 @@ def configuration() -> str:
         parts += [entry(cls, shared) for kind, cls in found.kinds(slot).items() if (slot, kind) in owned]
     parts += ["## regions\n", "Where a search may go; the default holds 99 % of the prior's draws.\n"]
     parts += [f"Every one of them has:\n\n{fields_table(RegionBase)}\n"]
-    parts += ["`fixed` maps coordinates of the flattened latent, counted from 0, to values that they keep throughout: `fixed: {0: 1.5}`.\n"]
+    parts += [
+        "`fixed` maps coordinates of the flattened latent, counted from 0, to values that they keep throughout: `fixed: {0: 1.5}`.\n"
+    ]
     parts += [entry(cls, {"fixed"}) for cls in (Free, Box, Ball, Shell, Sphere, Near)]
     parts += ["## priors\n", "What a decoder's latents are believed to follow.\n"]
     parts += [entry(cls) for cls in (Normal, Uniform, UniformSphere, Gaussian, Mixture, Fitted)]
