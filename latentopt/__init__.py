@@ -53,7 +53,7 @@ _WHERE = {
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
-    "regions": ("Ball", "Box", "Free", "Shell", "Sphere"),
+    "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "weights": ("load_weights", "parse_weights", "read_weights"),
@@ -126,7 +126,14 @@ if TYPE_CHECKING:
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism
-    from latentopt.regions import Ball as Ball, Box as Box, Free as Free, Shell as Shell, Sphere as Sphere
+    from latentopt.regions import (
+        Ball as Ball,
+        Box as Box,
+        Free as Free,
+        Near as Near,
+        Shell as Shell,
+        Sphere as Sphere,
+    )
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
     from latentopt.weights import (

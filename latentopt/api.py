@@ -263,6 +263,8 @@ def _result(
         search=outcome.kept,
         reference=None if outcome.reference_TK is None else outcome.reference_TK.cpu(),
         hypervolumes=None if outcome.reference_TK is None else _hypervolumes(problem, evaluation, outcome),
+        latent_std=decoder.space.std(outcome.z_ND).cpu(),
+        design_spread=decoder.probe.spread,
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
     return whole.take(order)

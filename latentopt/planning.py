@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from latentopt.archive import SIZE
+from latentopt.arrayfield import Array
 from latentopt.config import OptimizeTask, RunConfig, make_plugin_config
 from latentopt.decoder import Decoder
 from latentopt.driver import Entry
@@ -50,6 +51,8 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
     if starts is None:
         codes = targets is not None and decoder.encoder is not None
         starts = _starts(DEFAULTS["starts of a front" if task.pareto else "starts with codes" if codes else "starts"])
+        if problem.region.origin is not None:  # near a design: from itself
+            starts = [Array(problem.region.origin) if one == "mean" else one for one in starts]
     searches, notes = task.search, list[str]()
     if searches is None:
         rows = problem.targets * sum(one.n if isinstance(one, SamplerConfig) else 1 for one in starts)
@@ -89,7 +92,7 @@ def _problem(task: OptimizeTask, decoder: Decoder, targets: Tensor | None) -> tu
         decoder,
         terms,
         constraints=build_terms(limits, decoder, taken=[term.name for term in terms]),
-        region=region.resolve(decoder.space),
+        region=region.resolve(decoder.space, None if decoder.encoder is None else decoder.encode),
         targets=1 if targets is None else len(targets),
         pareto=task.pareto,
     )

@@ -29,6 +29,7 @@ FLOORS = {
         "priors",
         "gaussians",
         "latent",
+        "projection",
         "regions",
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
