@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt.archive import SIZE, Archive
+from latentopt.archive import Archive
 from latentopt.budget import Budget, Clock, Report
 from latentopt.guidance import ROUNDS, first_steering, next_steering
 from latentopt.interfaces import Search, SearchState
@@ -53,7 +53,7 @@ class _Seen(NamedTuple):
 class StageRun:
     """One stage: its state, and the best of every row it began with.
 
-    `place` numbers the stage's noise, `index` and `entrant` its reports; `limit` is a share of the budget (a race).
+    `place` numbers the stage's noise, `index` and `entrant` its reports.
     """
 
     def __init__(
@@ -116,23 +116,24 @@ class StageRun:
             )
         return best._replace(steering=state.steering)
 
-    @property
-    def reserve(self) -> int:
-        """Rows to hold back for the final decode of what this stage hands over."""
-        kept = len(self.target_N) if self.archive is None else max(len(self.target_N), self.problem.targets * SIZE)
-        return final_rows(self.problem, kept)
-
     def loop(
-        self, history: list[Report], on_report: Callable[[Report], object] | None, share: Budget | None = None
+        self,
+        history: list[Report],
+        on_report: Callable[[Report], object] | None,
+        reserve: int,
+        share: Budget | None = None,
     ) -> str:
+        """Steps until the search is done or the budget is: "finished" or "budget". `reserve` rows of it are left over for
+        the final evaluation; `share` is this search's part of it in a race."""
         search, state, clock = self.stage.search, self.state, self.clock
+        self._reserve, self._share = reserve, share
         every = max(1, search.n_steps // REPORTS_PER_STAGE)
         round_every = max(1, search.n_steps // ROUNDS)
         stopped = "finished"
         self._report(history, on_report)
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
-            if not clock.allows(self._step_cost + turn * self._round_cost + self.reserve, share):
+            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
                 stopped = "budget"
                 break
             if turn:
@@ -294,7 +295,7 @@ class StageRun:
         if self._alive == 0:
             return True
         if self._active == 0 and self.state.steering is not None and self._rounds < ROUNDS:
-            if self.clock.allows(self._round_cost + self._step_cost + self.reserve):
+            if self.clock.allows(self._round_cost + self._step_cost + self._reserve, self._share):
                 self._next_round()
             return False
         return self._active == 0
