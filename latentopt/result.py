@@ -69,8 +69,9 @@ class Result:
     latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
     what `top` measures distances by (None in runs that were saved without them).
 
-    Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the volume that each target's front dominates, in the units of
-    its weighted objectives multiplied, up to `reference (T, K)`: the worst of each objective over the starts.
+    Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
+    volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
+    the worst of each objective over the starts.
     """
 
     latents: Tensor
