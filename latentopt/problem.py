@@ -93,7 +93,9 @@ class Problem:
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
         self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
-        self._margins = [0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)]
+        self._margins = [
+            0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)
+        ]
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
 
@@ -338,10 +340,10 @@ class Problem:
         """
 
         def spread(values_MX: Tensor) -> Tensor:
-            finite_MX = values_MX.double().nan_to_num(0.0, 0.0, 0.0)
-            level_X = finite_MX.abs().mean(0)
-            found_X = finite_MX.std(0, correction=0) if len(finite_MX) > 1 else level_X
-            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)
+            finite_MX = torch.where(torch.isfinite(values_MX), values_MX.double(), torch.nan)
+            level_X = finite_MX.abs().nanmean(0)
+            found_X = (finite_MX - finite_MX.nanmean(0)).square().nanmean(0).sqrt()
+            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)  # all alike, or one value
             return torch.where(found_X > 0, found_X, 1.0)
 
         broken_C = spread(self.signed(draws))
