@@ -124,5 +124,8 @@ def simplex(n: int, count: int) -> np.ndarray:
     if n <= count:
         return corners[:n]
     cube = qmc.Sobol(count - 1, scramble=False).random(2 ** int(np.ceil(np.log2(n + 1))))[1 : n - count + 1]
-    gaps = np.diff(np.sort(cube, axis=1), prepend=0.0, append=1.0)  # uniform spacings are uniform on the simplex
-    return np.concatenate([corners, np.maximum(gaps, _EDGE) / np.maximum(gaps, _EDGE).sum(1, keepdims=True)])
+    # Breaking a stick at Beta(1, K - k) shares is uniform on the simplex (the Dirichlet distribution's stick breaking), and
+    # one to one. Spacings of sorted points are uniform too, but the same of (x, y) and (y, x), of which Sobol has many.
+    left = np.cumprod((1 - cube) ** (1 / np.arange(count - 1, 0, -1)), axis=1)
+    inner = -np.diff(left, axis=1, prepend=1.0, append=0.0)
+    return np.concatenate([corners, np.maximum(inner, _EDGE) / np.maximum(inner, _EDGE).sum(1, keepdims=True)])
