@@ -12,6 +12,8 @@ _WHERE = {
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "AskTellOptimizer", "Coordinates", "Told"),
     "coderef": ("CodeRef",),
+    "comparison": ("Comparison",),
+    "contest": ("compare",),
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "budget": ("Budget", "Report"),
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
     )
     from latentopt.budget import Budget as Budget, Report as Report
     from latentopt.coderef import CodeRef as CodeRef
+    from latentopt.comparison import Comparison as Comparison
+    from latentopt.contest import compare as compare
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
     from latentopt.errors import (

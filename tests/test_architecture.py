@@ -40,9 +40,13 @@ FLOORS = {
     6: [
         "planning",
         "api",
+        "sizing",
+        "contest",
+        "comparison",
         "testing",
         "diagnosis",
         "charts",
+        "curves",
         "pictures",
         "progress",
         "terminal",
