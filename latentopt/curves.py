@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from latentopt.charts import DPI, GRID, INK, PAPER, QUIET, quiet_axes
+from latentopt.charts import DPI, INK, PAPER, QUIET, quiet_axes
 
 if TYPE_CHECKING:
     from latentopt.comparison import Comparison, Curve, Standing
@@ -54,10 +54,9 @@ def compared(comparison: Comparison) -> Figure:
 
 
 def _lines(name: str) -> str:
-    """A name in lines, a stage of a chain each, none very long."""
-    return "\n".join(
-        textwrap.shorten(part, _LONGEST, placeholder=" ...") for part in name.replace(" > ", " >\n").split("\n")
-    )
+    """A name in lines: each stage of a chain, and at most two for one stage."""
+    stages = name.replace(" > ", " >\n").split("\n")
+    return "\n".join(line for part in stages for line in textwrap.wrap(part, _LONGEST, max_lines=2, placeholder=" ..."))
 
 
 def _panel(axes: Axes, comparison: Comparison, axis: str, colors: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +101,7 @@ class _Sizes:
         """Whether the steps of some search without a size differ in cost."""
         for entrant, search in enumerate(_entrants(self.chain[self.index])):
             rows = [_spent(report) for report in self.reports(self.index, entrant)]
-            costs = {after - before for before, after in zip(rows, rows[1:], strict=False)}
+            costs = {after - before for before, after in itertools.pairwise(rows)}
             if size_field(search) == "steps" and len(costs) > 1:
                 return True
         return False
