@@ -1,10 +1,12 @@
-"""prototype"""
+"""Limited-memory BFGS on latents: every row its own curvature and its own line search, one decode of all rows a step.
+
+Shapes: Q pairs of a step and the change of gradient over it, P = 2 Q of both; the rest as in docs/shapes.md.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -12,24 +14,32 @@ from torch import Tensor
 
 from latentopt import Decoder, Evaluation, Problem, RowNoise, Search, SearchConfig, SearchState
 
+# A rejected trial is followed by one at this share of its length, at least and at most (Nocedal and Wright 2006, p. 58).
+SHORTEST, LONGEST = 0.1, 0.5
+# A row whose trials are rejected this often in a row forgets its pairs and goes on along its gradient; if it gains nothing
+# by that either, it is done.
+FAILURES = 8
+# In units of the merit's own rounding: a promised gain too small to look for, and a gain that makes it worth while to start
+# afresh. 10 ends digits 8 % sooner than 1, at the same losses.
+PROMISED, GAINED = 10, 100
+# Rows this close to the region's edge that would leave it count as lying on it; as a share of the prior's spread.
+NEAR = 1e-3
+
 
 class LBFGS(SearchConfig):
+    """L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5) on the latents of all rows, each with its own line search.
+
+    A step is one trial of every row: a row whose trial lowers its merit enough (Armijo, `c1`: equation 3.4) moves there and
+    turns; another keeps its place and tries a shorter step. `history` pairs of a step and the change of gradient over it
+    stand for the curvature. No step, and so not the first, is longer than `longest` of the prior's spread (the root of its
+    total variance). The defaults are measured (docs/performance.md).
+    """
+
     kind: Literal["lbfgs"] = "lbfgs"
     steps: int = Field(default=100, ge=1)
     history: int = Field(default=10, ge=1)
-    first: float = Field(default=0.1, gt=0)
-    longest: float = 1.0
-    c1: float = 1e-4
-    tol: float = 1.0
-    flat: float = 1.0
-    fails: int = 8
-    cubic: bool = True
-    grow: float = 2.0
-    ytype: str = "proj"
-    tangent: bool = True
-    low: float = 0.1
-    high: float = 0.5
-    c2: float = 0.0  # >0: rows whose slope is still steeper than c2 after an accepted step do not store
+    longest: float = Field(default=0.3, gt=0)
+    c1: float = Field(default=1e-4, gt=0, lt=0.5)
 
     def build(self, decoder: Decoder) -> Search:
         return LBFGSSearch(self)
@@ -37,35 +47,45 @@ class LBFGS(SearchConfig):
 
 @dataclass
 class LBFGSState(SearchState):
+    """Where each row stands (`z_ND` is the last accepted trial), what it tries next, and what it knows of the curvature."""
+
+    reach: float  # the prior's spread
     gradient_ND: Tensor
-    tangent_ND: Tensor
-    active_N: Tensor
+    tangent_ND: Tensor  # the gradient that counts: on the edge of the region, the one along it
     direction_ND: Tensor
-    size_N: Tensor
-    pairs_NPD: Tensor
-    inverse_NQQ: Tensor
-    gram_NQQ: Tensor
-    sy_NQ: Tensor
-    gamma_N: Tensor
-    stored_N: Tensor
-    failed_N: Tensor
-    reset_merit_N: Tensor
+    size_N: Tensor  # the next trial is z + size * direction
+    failed_N: Tensor  # trials rejected in a row
+    afresh_N: Tensor  # the merit where the pairs were last forgotten
+    scale_N: Tensor  # the inverse Hessian before any pair, as a multiple of the identity
+    stored_N: Tensor  # pairs stored since they were last forgotten
+    pairs_NPD: Tensor  # the steps s, then the changes y
+    inverse_NQQ: Tensor  # of R, where R_ij = s_i . y_j for pairs i no younger than j
+    gram_NQQ: Tensor  # y_i . y_j
+    product_NQ: Tensor  # s_i . y_i
+
+
+class Edge(NamedTuple):
+    """Rows about to leave the region: a point just `outside_ND` it, its projection, and which rows those are."""
+
+    outside_ND: Tensor
+    projected_ND: Tensor
+    leaving_N1: Tensor
 
 
 class LBFGSSearch:
+    """`init` evaluates the starts; `step` evaluates one trial of every row. On the device, no row waits for another."""
+
     def __init__(self, config: LBFGS) -> None:
         self.config, self.n_steps = config, config.steps
 
     def start_rows(self, problem: Problem, n: int) -> tuple[int, int]:
+        """A decode and a gradient for each start, which is a row of the state."""
         return 2 * n, n
 
     def init(self, problem: Problem, z_ND: Tensor, target_N: Tensor, rng: RowNoise) -> LBFGSState:
         z_ND = problem.project(z_ND)
         evaluation, gradient_ND = problem.value_and_grad(z_ND, target_N)
-        n, d = z_ND.shape
-        m = self.config.history
-        self.reach = float(problem.space.std(z_ND).square().sum().sqrt())
-        merit = evaluation.merit_M
+        (n, dim), pairs, merit_N = z_ND.shape, self.config.history, evaluation.merit_M
         state = LBFGSState(
             z_ND=z_ND,
             target_N=target_N,
@@ -73,155 +93,200 @@ class LBFGSSearch:
             evaluation=evaluation,
             done_N=torch.zeros(n, dtype=torch.bool, device=z_ND.device),
             step=0,
+            reach=float(problem.space.std(z_ND).square().sum().sqrt()),
             gradient_ND=gradient_ND,
             tangent_ND=gradient_ND,
-            active_N=torch.zeros(n, dtype=torch.bool, device=z_ND.device),
             direction_ND=gradient_ND,
-            size_N=torch.ones_like(merit),
-            pairs_NPD=z_ND.new_zeros(n, 2 * m, d),
-            inverse_NQQ=z_ND.new_zeros(n, m, m),
-            gram_NQQ=z_ND.new_zeros(n, m, m),
-            sy_NQ=z_ND.new_zeros(n, m),
-            gamma_N=torch.ones_like(merit),
-            stored_N=torch.zeros_like(target_N),
+            size_N=torch.ones_like(merit_N),
             failed_N=torch.zeros_like(target_N),
-            reset_merit_N=torch.full_like(merit, torch.inf),
+            afresh_N=torch.full_like(merit_N, torch.inf),
+            scale_N=torch.ones_like(merit_N),
+            stored_N=torch.zeros_like(target_N),
+            pairs_NPD=z_ND.new_zeros(n, 2 * pairs, dim),
+            inverse_NQQ=z_ND.new_zeros(n, pairs, pairs),
+            gram_NQQ=z_ND.new_zeros(n, pairs, pairs),
+            product_NQ=z_ND.new_zeros(n, pairs),
         )
         self._begin(problem, state)
         return state
 
-    def _begin(self, problem, state):
-        p, n_ND, push, active = self._tangent(problem, state.z_ND, state.gradient_ND)
-        state.tangent_ND, state.active_N = p, active
-        state.gamma_N = self.config.first * self.reach / p.norm(dim=1).clamp(min=1e-30)
-        state.direction_ND = self._limited(-state.gamma_N[:, None] * p, n_ND, push)
+    def changed(self, problem: Problem, state: SearchState) -> None:
+        """The merit is another one now: its gradient at `z_ND`, and no pair of the old one."""
+        assert isinstance(state, LBFGSState)
+        state.evaluation, state.gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
+        state.done_N = torch.zeros_like(state.done_N)
+        self._begin(problem, state)
 
-    def _limited(self, d, n_ND, push):
-        if n_ND is not None:
-            d = d - n_ND * (d * n_ND).sum(1, keepdim=True)
-        length = d.norm(dim=1, keepdim=True)
-        d = d * (self.config.longest * self.reach / length.clamp(min=1e-30)).clamp(max=1)
-        return d if push is None else d - push
+    def _begin(self, problem: Problem, state: LBFGSState) -> None:
+        """Forget all pairs and aim along the gradient, a step of the longest length."""
+        state.tangent_ND, edge = _tangent(problem, state.z_ND, state.gradient_ND, state.reach)
+        tiny = torch.finfo(state.z_ND.dtype).tiny
+        state.scale_N = self.config.longest * state.reach / state.tangent_ND.norm(dim=1).clamp(min=tiny)
+        state.stored_N, state.failed_N = torch.zeros_like(state.stored_N), torch.zeros_like(state.failed_N)
+        state.inverse_NQQ = torch.zeros_like(state.inverse_NQQ)
+        state.afresh_N, state.size_N = torch.full_like(state.afresh_N, torch.inf), torch.ones_like(state.size_N)
+        state.direction_ND = self._within_reach(problem, state, -state.scale_N[:, None] * state.tangent_ND, edge)
 
-    def _tangent(self, problem, z, g):
-        near = 1e-3 * self.reach
-        norm = g.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        w = torch.addcdiv(z, g, norm, value=-near)
-        q = problem.project(w)
-        if q is w or not self.config.tangent:
-            return g, None, None, None
-        u = w - q  # outward
-        length = u.norm(dim=1, keepdim=True)
-        active = length > 0.01 * near
-        n = torch.where(active, u / length, 0)
-        p = g - n * (g * n).sum(1, keepdim=True)
-        return p, n, torch.where(active, -u, 0), active[:, 0]
+    # ------------------------------------------------------------------ a step
 
     def step(self, problem: Problem, state: SearchState) -> None:
         assert isinstance(state, LBFGSState)
-        config = self.config
-        eps = torch.finfo(state.z_ND.dtype).eps
-        m = config.history
         state.step += 1
         trial_ND = problem.project(torch.addcmul(state.z_ND, state.direction_ND, state.size_N[:, None]))
         evaluation, gradient_ND = problem.value_and_grad(trial_ND, state.target_N, state.steering)
-        s = trial_ND - state.z_ND
-        old, new = state.evaluation.merit_M, evaluation.merit_M
-        slope = (state.gradient_ND * s).sum(1)
-        slope1 = (gradient_ND * s).sum(1)
-        tol = config.tol * eps * old.abs()
-        ok = (new <= old + config.c1 * slope + tol) & (slope1.abs() < torch.inf) & (new > -torch.inf) & (slope <= 0) & ~state.done_N
-        self.n_ok = getattr(self, "n_ok", 0) + ok.sum()
-        self.n_all = getattr(self, "n_all", 0) + (~state.done_N).sum()
-        okc = ok[:, None]
-        # rejected: shrink
-        if config.cubic:
-            d1 = slope + slope1 - 3 * (new - old)
-            d2 = (d1.square() - slope * slope1).clamp(min=0).sqrt()
-            ratio = 1 - (slope1 + d2 - d1) / (slope1 - slope + 2 * d2)
+        moved_ND = trial_ND - state.z_ND
+        before_N, after_N = (state.gradient_ND * moved_ND).sum(1), (gradient_ND * moved_ND).sum(1)
+        old_N, new_N = state.evaluation.merit_M, evaluation.merit_M
+        # Armijo along the projected arc (Bertsekas 1976), up to the rounding of the merit; NaN compares as False
+        bound_N = torch.add(old_N, before_N, alpha=self.config.c1) + _rounding(old_N)
+        finite_N = (after_N.abs() < torch.inf) & (new_N > -torch.inf)
+        taken_N = (new_N <= bound_N) & (before_N <= 0) & finite_N & ~state.done_N
+        shorter_N = _shorter(old_N, new_N, before_N, after_N)
+
+        taken_N1 = taken_N[:, None]
+        state.z_ND = torch.where(taken_N1, trial_ND, state.z_ND)
+        if problem.across_rows:  # the trials of some rows were judged beside trials of others that were not taken
+            evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
+            state.evaluation, state.gradient_ND = evaluation, gradient_ND
         else:
-            ratio = -slope / (2 * (new - old - slope))
-        ratio = torch.where(ratio > config.low, ratio, config.low).clamp(max=config.high)
-        p, n_ND, push, active = self._tangent(problem, trial_ND, gradient_ND)
-        y = p - state.tangent_ND if config.ytype == "proj" else gradient_ND - state.gradient_ND
-        if config.ytype == "both" and active is not None:
-            y = torch.where((active & state.active_N)[:, None], p - state.tangent_ND, y)
-        sy, yy = (s * y).sum(1), (y * y).sum(1)
-        ss = (s * s).sum(1)
-        store = ok & (sy > eps * (ss * yy).sqrt())
-        if config.c2:
-            store = store & (slope1 >= config.c2 * slope)
-        z = torch.where(okc, trial_ND, state.z_ND)
-        state.evaluation = mix(ok, evaluation, state.evaluation)
-        state.gradient_ND = torch.where(okc, gradient_ND, state.gradient_ND)
-        p = torch.where(okc, p, state.tangent_ND)
-        state.tangent_ND = p
-        if active is not None:
-            state.active_N = torch.where(ok, active, state.active_N)
-        state.z_ND = z
-        # history
-        self._store(state, store, s, y, sy, yy)
-        state.gamma_N = torch.where(store, sy / yy, state.gamma_N)
-        d = self._direction(state)
-        d = self._limited(d, n_ND, push)
-        d = torch.where(okc, d, state.direction_ND)
-        pred = -(d * p).sum(1)
-        size = torch.where(ok, torch.where(store, 1.0, (state.size_N * config.grow).clamp(max=10.0)), state.size_N * ratio)
-        state.failed_N = (state.failed_N + 1).masked_fill(ok, 0)
-        merit = state.evaluation.merit_M
-        stuck = (state.failed_N >= config.fails) | (pred * size <= config.flat * eps * merit.abs())
-        again = stuck & (merit < state.reset_merit_N - 100 * eps * merit.abs()) & (state.stored_N > 0)
-        state.done_N = state.done_N | (stuck & ~again)
-        ag = again[:, None]
-        state.reset_merit_N = torch.where(again, merit, state.reset_merit_N)
-        state.inverse_NQQ = state.inverse_NQQ.masked_fill(ag[:, :, None], 0)
-        state.stored_N = state.stored_N.masked_fill(again, 0)
-        state.failed_N = state.failed_N.masked_fill(again, 0)
-        state.size_N = torch.where(again, 1.0, size)
-        state.direction_ND = torch.where(ag, -state.gamma_N[:, None] * p, d)
+            state.evaluation = _either(taken_N, evaluation, state.evaluation)
+            state.gradient_ND = torch.where(taken_N1, gradient_ND, state.gradient_ND)
+        tangent_ND, edge = _tangent(problem, state.z_ND, state.gradient_ND, state.reach)
+        learnt_N = self._remember(state, taken_N, moved_ND, tangent_ND - state.tangent_ND)
+        state.tangent_ND = tangent_ND
+        # where a step taken showed no curvature, the next one is twice as long
+        further_N = torch.where(learnt_N, 1.0, (2 * state.size_N).clamp(max=8.0))
+        state.size_N = torch.where(taken_N, further_N, state.size_N * shorter_N)
+        state.failed_N = (state.failed_N + 1).masked_fill(taken_N, 0)
+        self._aim(problem, state, edge)
 
-    def _store(self, state, store, s, y, sy, yy):
-        m = self.config.history
-        slot = state.stored_N % m
-        rows = torch.arange(len(slot), device=slot.device)
-        W = state.pairs_NPD
-        sc = store[:, None]
-        W[rows, slot] = torch.where(sc, s, W[rows, slot])
-        W[rows, slot + m] = torch.where(sc, y, W[rows, slot + m])
-        state.stored_N = state.stored_N + store
-        e = (torch.arange(m, device=slot.device) == slot[:, None]) & sc
-        Wy = (y[:, None] @ W.mT)[:, 0]
-        Sy, Yy = Wy[:, :m], Wy[:, m:]
-        ei, ej = e[:, :, None], e[:, None, :]
-        M = state.inverse_NQQ.masked_fill(ei | ej, 0)
-        col = torch.where(e, 1.0, -(Sy[:, None] @ M.mT)[:, 0]) / sy[:, None]
-        state.inverse_NQQ = torch.where(ej, col[:, :, None], M)
-        state.gram_NQQ = torch.where(ej, Yy[:, :, None], torch.where(ei, Yy[:, None], state.gram_NQQ))
-        state.sy_NQ = torch.where(e, sy[:, None], state.sy_NQ)
+    def _aim(self, problem: Problem, state: LBFGSState, edge: Edge | None) -> None:
+        """The next direction of every row; rows that get nowhere forget their pairs, or are done."""
+        newton_ND = _times_inverse_hessian(state)
+        promised_N = (newton_ND * state.tangent_ND).sum(1) * state.size_N
+        merit_N = state.evaluation.merit_M
+        rounding_N = _rounding(merit_N)
+        stuck_N = (state.failed_N >= FAILURES) | (promised_N <= PROMISED * rounding_N)
+        afresh_N = stuck_N & (state.stored_N > 0) & (merit_N < state.afresh_N - GAINED * rounding_N)
+        afresh_N1 = afresh_N[:, None]
+        state.done_N = state.done_N | (stuck_N & ~afresh_N)
+        state.afresh_N = torch.where(afresh_N, merit_N, state.afresh_N)
+        state.stored_N, state.failed_N = state.stored_N.masked_fill(afresh_N, 0), state.failed_N.masked_fill(afresh_N, 0)
+        state.size_N = state.size_N.masked_fill(afresh_N, 1.0)
+        state.inverse_NQQ = state.inverse_NQQ.masked_fill(afresh_N1[:, :, None], 0.0)
+        newton_ND = torch.where(afresh_N1, state.scale_N[:, None] * state.tangent_ND, newton_ND)
+        state.direction_ND = self._within_reach(problem, state, -newton_ND, edge)
 
-    def _direction(self, state):
-        m = self.config.history
-        p, g = state.tangent_ND, state.gamma_N[:, None]
-        a = p[:, None] @ state.pairs_NPD.mT
-        u = a[:, :, :m] @ state.inverse_NQQ.mT
-        gg = g[:, None]
-        v = state.sy_NQ[:, None] * u + gg * (u @ state.gram_NQQ - a[:, :, m:])
-        coef = torch.cat([-(v @ state.inverse_NQQ), gg * u], 2)
-        return torch.addcmul((coef @ state.pairs_NPD)[:, 0], g, p, value=-1)
+    def _within_reach(self, problem: Problem, state: LBFGSState, direction_ND: Tensor, edge: Edge | None) -> Tensor:
+        """No longer than the longest step and, for rows on the edge of the region, along it."""
+        length_N1 = direction_ND.norm(dim=1, keepdim=True).clamp(min=torch.finfo(direction_ND.dtype).tiny)
+        direction_ND = direction_ND * (self.config.longest * state.reach / length_N1).clamp(max=1.0)
+        if edge is None:
+            return direction_ND
+        # the projection's derivative along the direction, from a difference within NEAR
+        share_N1 = 0.5 * NEAR * state.reach / direction_ND.norm(dim=1, keepdim=True).clamp(min=torch.finfo(direction_ND.dtype).tiny)
+        ahead_ND = problem.project(torch.addcmul(edge.outside_ND, direction_ND, share_N1))
+        along_ND = (ahead_ND - edge.projected_ND) / share_N1 + (edge.outside_ND - edge.projected_ND)
+        return torch.where(edge.leaving_N1, along_ND, direction_ND)
 
-    def changed(self, problem: Problem, state: SearchState) -> None:
-        evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
-        state.evaluation, state.gradient_ND = evaluation, gradient_ND
+    # ------------------------------------------------------------------ curvature
+
+    def _remember(self, state: LBFGSState, taken_N: Tensor, s_ND: Tensor, y_ND: Tensor) -> Tensor:
+        """Put each row's new pair in place of its oldest, where its curvature is positive; says which rows did.
+
+        The inverse of the triangular R grows by a column and loses the oldest row and column, which leaves the inverse of
+        the rest: no row needs its pairs in order, so each keeps its own ring.
+        """
+        pairs = self.config.history
+        sy_N, ss_N, yy_N = (s_ND * y_ND).sum(1), (s_ND * s_ND).sum(1), (y_ND * y_ND).sum(1)
+        learnt_N = taken_N & (sy_N > torch.finfo(sy_N.dtype).eps * (ss_N * yy_N).sqrt())
+        learnt_N1 = learnt_N[:, None]
+        state.scale_N = torch.where(learnt_N, sy_N / yy_N, state.scale_N)  # equation 7.20
+        slot_N = state.stored_N % pairs
+        rows_N = torch.arange(len(slot_N), device=slot_N.device)
+        held_NPD = state.pairs_NPD
+        held_NPD[rows_N, slot_N] = torch.where(learnt_N1, s_ND, held_NPD[rows_N, slot_N])
+        held_NPD[rows_N, slot_N + pairs] = torch.where(learnt_N1, y_ND, held_NPD[rows_N, slot_N + pairs])
+        state.stored_N = state.stored_N + learnt_N
+
+        here_NQ = (torch.arange(pairs, device=slot_N.device) == slot_N[:, None]) & learnt_N1
+        here_NQ1, here_N1Q = here_NQ[:, :, None], here_NQ[:, None]
+        with_y_N1P = y_ND[:, None] @ held_NPD.mT
+        inverse_NQQ = state.inverse_NQQ.masked_fill(here_NQ1 | here_N1Q, 0.0)
+        column_NQ = torch.where(here_NQ, 1.0, -(with_y_N1P[:, :, :pairs] @ inverse_NQQ.mT)[:, 0]) / sy_N[:, None]
+        state.inverse_NQQ = torch.where(here_N1Q, column_NQ[:, :, None], inverse_NQQ)
+        yy_N1Q = with_y_N1P[:, :, pairs:]
+        state.gram_NQQ = torch.where(here_N1Q, yy_N1Q.mT, torch.where(here_NQ1, yy_N1Q, state.gram_NQQ))
+        state.product_NQ = torch.where(here_NQ, sy_N[:, None], state.product_NQ)
+        return learnt_N
 
 
-def mix(ok, new, old):
+def _times_inverse_hessian(state: LBFGSState) -> Tensor:
+    """H g `(N, D)`: what the two-loop recursion gives, in two products with all pairs at once.
+
+    Byrd, Nocedal and Schnabel 1994, equation 3.1: with gamma the scale, E the diagonal of s_i . y_i,
+    H = gamma I + [S, gamma Y] [[R^-T (E + gamma Y^T Y) R^-1, -R^-T], [-R^-1, 0]] [S, gamma Y]^T.
+    """
+    pairs = state.inverse_NQQ.shape[1]
+    scale_N1, g_ND = state.scale_N[:, None], state.tangent_ND
+    with_g_N1P = g_ND[:, None] @ state.pairs_NPD.mT
+    sg_N1Q, yg_N1Q = with_g_N1P[:, :, :pairs], with_g_N1P[:, :, pairs:]
+    u_N1Q = sg_N1Q @ state.inverse_NQQ.mT
+    v_N1Q = torch.addcmul(state.product_NQ[:, None] * u_N1Q, scale_N1[:, None], u_N1Q @ state.gram_NQQ - yg_N1Q)
+    share_N1P = torch.cat([v_N1Q @ state.inverse_NQQ, -scale_N1[:, None] * u_N1Q], dim=2)
+    return torch.addcmul((share_N1P @ state.pairs_NPD)[:, 0], scale_N1, g_ND)
+
+
+# ---------------------------------------------------------------------- rows, one by one and all at once
+
+
+def _tangent(problem: Problem, z_ND: Tensor, gradient_ND: Tensor, reach: float) -> tuple[Tensor, Edge | None]:
+    """The gradient of the merit after projection, just ahead of each row; and the rows that this takes out of the region.
+
+    Inside the region it is the gradient itself. On the edge, steps that lead out end on it, so the function to minimize
+    is the merit of the projected point, whatever the projection: its gradient is the projection's Jacobian, transposed,
+    times the merit's, 0 where the row can gain nothing within the region.
+    """
+    tiny = torch.finfo(z_ND.dtype).tiny
+    length_N1 = gradient_ND.norm(dim=1, keepdim=True).clamp(min=tiny)
+    outside_ND = torch.addcdiv(z_ND, gradient_ND, length_N1, value=-NEAR * reach).requires_grad_(True)
+    with torch.enable_grad():
+        projected_ND = problem.project(outside_ND)
+    if projected_ND is outside_ND:  # no region
+        return gradient_ND, None
+    (tangent_ND,) = torch.autograd.grad(projected_ND, outside_ND, gradient_ND)
+    outside_ND, projected_ND = outside_ND.detach(), projected_ND.detach()
+    beyond_N1 = (outside_ND - projected_ND).norm(dim=1, keepdim=True)
+    leaving_N1 = beyond_N1 > 0.01 * NEAR * reach  # less is a gradient along the edge, or rounding
+    return torch.where(leaving_N1, tangent_ND, gradient_ND), Edge(outside_ND, projected_ND, leaving_N1)
+
+
+def _shorter(old_N: Tensor, new_N: Tensor, before_N: Tensor, after_N: Tensor) -> Tensor:
+    """Share `(N,)` of a rejected step to try next: the minimum of the cubic through both merits and slopes (equation 3.59)."""
+    d1_N = before_N + after_N - 3 * (new_N - old_N)
+    d2_N = (d1_N.square() - before_N * after_N).clamp(min=0).sqrt()
+    share_N = 1 - (after_N + d2_N - d1_N) / (after_N - before_N + 2 * d2_N)
+    return torch.where(share_N > SHORTEST, share_N, SHORTEST).clamp(max=LONGEST)  # NaN: the shortest
+
+
+def _rounding(merit_N: Tensor) -> Tensor:
+    return torch.finfo(merit_N.dtype).eps * merit_N.abs()
+
+
+def _either(taken_N: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
+    """The new evaluation of the rows taken, the old one of the others. Tensors that are one stay one."""
     made: dict[int, Tensor] = {}
 
-    def pick(a, b):
-        if a is b:
-            return a
-        if id(a) not in made:
-            made[id(a)] = torch.where(ok, a, b)
-        return made[id(a)]
+    def choose(after_N: Tensor, before_N: Tensor) -> Tensor:
+        if after_N is before_N:
+            return before_N
+        if id(after_N) not in made:
+            made[id(after_N)] = torch.where(taken_N, after_N, before_N)
+        return made[id(after_N)]
 
-    return Evaluation(pick(new.loss_M, old.loss_M), pick(new.merit_M, old.merit_M), pick(new.violation_M, old.violation_M), {k: pick(v, old.terms[k]) for k, v in new.terms.items()})
+    return Evaluation(
+        choose(new.loss_M, old.loss_M),
+        choose(new.merit_M, old.merit_M),
+        choose(new.violation_M, old.violation_M),
+        {name: choose(value_N, old.terms[name]) for name, value_N in new.terms.items()},
+    )
