@@ -11,16 +11,17 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.linalg import vecdot, vector_norm
 
 from latentopt import Decoder, Evaluation, Problem, RowNoise, Search, SearchConfig, SearchState
 
-# A rejected trial is followed by one at this share of its length, at least and at most (Nocedal and Wright 2006, p. 58).
+# A rejected trial is followed by one at this share of its length, at least and at most.
 SHORTEST, LONGEST = 0.1, 0.5
-# A row whose trials are rejected this often in a row forgets its pairs and goes on along its gradient; if it gains nothing
-# by that either, it is done.
+# A row whose trials are rejected this often in a row forgets its pairs and goes on along its gradient; if it has gained
+# nothing since it last did so, it is done.
 FAILURES = 8
 # In units of the merit's own rounding: a promised gain too small to look for, and a gain that makes it worth while to start
-# afresh. 10 ends digits 8 % sooner than 1, at the same losses.
+# afresh. Digits end 8 % sooner at 10 than at 1, with the same losses.
 PROMISED, GAINED = 10, 100
 # Rows this close to the region's edge that would leave it count as lying on it; as a share of the prior's spread.
 NEAR = 1e-3
@@ -29,7 +30,7 @@ NEAR = 1e-3
 class LBFGS(SearchConfig):
     """L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5) on the latents of all rows, each with its own line search.
 
-    A step is one trial of every row: a row whose trial lowers its merit enough (Armijo, `c1`: equation 3.4) moves there and
+    A step is one trial of every row: a row whose trial lowers its merit enough (Armijo, `c1`: equation 3.6a) moves there and
     turns; another keeps its place and tries a shorter step. `history` pairs of a step and the change of gradient over it
     stand for the curvature. No step, and so not the first, is longer than `longest` of the prior's spread (the root of its
     total variance). The defaults are measured (docs/performance.md).
@@ -47,10 +48,11 @@ class LBFGS(SearchConfig):
 
 @dataclass
 class LBFGSState(SearchState):
-    """Where each row stands (`z_ND` is the last accepted trial), what it tries next, and what it knows of the curvature."""
+    """Where each row stands (`z_ND` is the last trial taken), what it tries next, and what it knows of the curvature."""
 
     reach: float  # the prior's spread
     gradient_ND: Tensor
+    unit_N: Tensor  # tangents and pairs hold gradients times this, so that no scale of the loss under- or overflows
     tangent_ND: Tensor  # the gradient that counts: on the edge of the region, the one along it
     direction_ND: Tensor
     size_N: Tensor  # the next trial is z + size * direction
@@ -58,7 +60,7 @@ class LBFGSState(SearchState):
     afresh_N: Tensor  # the merit where the pairs were last forgotten
     scale_N: Tensor  # the inverse Hessian before any pair, as a multiple of the identity
     stored_N: Tensor  # pairs stored since they were last forgotten
-    pairs_NPD: Tensor  # the steps s, then the changes y
+    pairs_NPD: Tensor  # the steps s, then the changes y; slots without a pair are 0 here and below
     inverse_NQQ: Tensor  # of R, where R_ij = s_i . y_j for pairs i no younger than j
     gram_NQQ: Tensor  # y_i . y_j
     product_NQ: Tensor  # s_i . y_i
@@ -79,12 +81,13 @@ class LBFGSSearch:
         self.config, self.n_steps = config, config.steps
 
     def start_rows(self, problem: Problem, n: int) -> tuple[int, int]:
-        """A decode and a gradient for each start, which is a row of the state."""
-        return 2 * n, n
+        """A decode and a gradient for each start, which is a row of the state; with terms across rows, as a step, two."""
+        return (4 if problem.across_rows else 2) * n, n
 
     def init(self, problem: Problem, z_ND: Tensor, target_N: Tensor, rng: RowNoise) -> LBFGSState:
         z_ND = problem.project(z_ND)
-        evaluation, gradient_ND = problem.value_and_grad(z_ND, target_N)
+        for _ in range(2 if problem.across_rows else 1):  # as often as a step: a budget goes by what the last one cost
+            evaluation, gradient_ND = problem.value_and_grad(z_ND, target_N)
         (n, dim), pairs, merit_N = z_ND.shape, self.config.history, evaluation.merit_M
         state = LBFGSState(
             z_ND=z_ND,
@@ -93,8 +96,9 @@ class LBFGSSearch:
             evaluation=evaluation,
             done_N=torch.zeros(n, dtype=torch.bool, device=z_ND.device),
             step=0,
-            reach=float(problem.space.std(z_ND).square().sum().sqrt()),
+            reach=float(vector_norm(problem.space.std(z_ND))),
             gradient_ND=gradient_ND,
+            unit_N=torch.ones_like(merit_N),
             tangent_ND=gradient_ND,
             direction_ND=gradient_ND,
             size_N=torch.ones_like(merit_N),
@@ -119,13 +123,14 @@ class LBFGSSearch:
 
     def _begin(self, problem: Problem, state: LBFGSState) -> None:
         """Forget all pairs and aim along the gradient, a step of the longest length."""
-        state.tangent_ND, edge = _tangent(problem, state.z_ND, state.gradient_ND, state.reach)
-        tiny = torch.finfo(state.z_ND.dtype).tiny
-        state.scale_N = self.config.longest * state.reach / state.tangent_ND.norm(dim=1).clamp(min=tiny)
-        state.stored_N, state.failed_N = torch.zeros_like(state.stored_N), torch.zeros_like(state.failed_N)
-        state.inverse_NQQ = torch.zeros_like(state.inverse_NQQ)
+        tangent_ND, edge = _tangent(problem, state)
+        state.unit_N = 1 / _length(tangent_ND)[:, 0]
+        state.tangent_ND = tangent_ND * state.unit_N[:, None]
+        state.scale_N = torch.full_like(state.scale_N, self.config.longest * state.reach)
         state.afresh_N, state.size_N = torch.full_like(state.afresh_N, torch.inf), torch.ones_like(state.size_N)
-        state.direction_ND = self._within_reach(problem, state, -state.scale_N[:, None] * state.tangent_ND, edge)
+        state.failed_N, state.stored_N = torch.zeros_like(state.failed_N), torch.zeros_like(state.stored_N)
+        state.inverse_NQQ = torch.zeros_like(state.inverse_NQQ)
+        state.direction_ND = self._within_reach(problem, state, state.tangent_ND * -state.scale_N[:, None], edge)
 
     # ------------------------------------------------------------------ a step
 
@@ -135,142 +140,150 @@ class LBFGSSearch:
         trial_ND = problem.project(torch.addcmul(state.z_ND, state.direction_ND, state.size_N[:, None]))
         evaluation, gradient_ND = problem.value_and_grad(trial_ND, state.target_N, state.steering)
         moved_ND = trial_ND - state.z_ND
-        before_N, after_N = (state.gradient_ND * moved_ND).sum(1), (gradient_ND * moved_ND).sum(1)
+        before_N, after_N = vecdot(state.gradient_ND, moved_ND), vecdot(gradient_ND, moved_ND)
         old_N, new_N = state.evaluation.merit_M, evaluation.merit_M
         # Armijo along the projected arc (Bertsekas 1976), up to the rounding of the merit; NaN compares as False
-        bound_N = torch.add(old_N, before_N, alpha=self.config.c1) + _rounding(old_N)
+        bound_N = torch.add(old_N + _rounding(old_N), before_N, alpha=self.config.c1)
         finite_N = (after_N.abs() < torch.inf) & (new_N > -torch.inf)
         taken_N = (new_N <= bound_N) & (before_N <= 0) & finite_N & ~state.done_N
-        shorter_N = _shorter(old_N, new_N, before_N, after_N)
-
-        taken_N1 = taken_N[:, None]
-        state.z_ND = torch.where(taken_N1, trial_ND, state.z_ND)
-        if problem.across_rows:  # the trials of some rows were judged beside trials of others that were not taken
-            evaluation, gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
-            state.evaluation, state.gradient_ND = evaluation, gradient_ND
+        state.z_ND = torch.where(taken_N[:, None], trial_ND, state.z_ND)
+        if problem.across_rows:  # a trial was judged beside trials of other rows, and not all of them were taken
+            state.evaluation, state.gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
         else:
             state.evaluation = _either(taken_N, evaluation, state.evaluation)
-            state.gradient_ND = torch.where(taken_N1, gradient_ND, state.gradient_ND)
-        tangent_ND, edge = _tangent(problem, state.z_ND, state.gradient_ND, state.reach)
+            state.gradient_ND = torch.where(taken_N[:, None], gradient_ND, state.gradient_ND)
+        tangent_ND, edge = _tangent(problem, state)
+        tangent_ND = tangent_ND * state.unit_N[:, None]
         learnt_N = self._remember(state, taken_N, moved_ND, tangent_ND - state.tangent_ND)
         state.tangent_ND = tangent_ND
-        # where a step taken showed no curvature, the next one is twice as long
+        # where a step taken showed no curvature, the next one may be twice as long
         further_N = torch.where(learnt_N, 1.0, (2 * state.size_N).clamp(max=8.0))
-        state.size_N = torch.where(taken_N, further_N, state.size_N * shorter_N)
+        shorter_N = state.size_N * _shorter(old_N, new_N, before_N, after_N)
+        state.size_N = torch.where(taken_N, further_N, shorter_N)
         state.failed_N = (state.failed_N + 1).masked_fill(taken_N, 0)
         self._aim(problem, state, edge)
 
     def _aim(self, problem: Problem, state: LBFGSState, edge: Edge | None) -> None:
         """The next direction of every row; rows that get nowhere forget their pairs, or are done."""
         newton_ND = _times_inverse_hessian(state)
-        promised_N = (newton_ND * state.tangent_ND).sum(1) * state.size_N
+        promised_N = vecdot(newton_ND, state.tangent_ND) * state.size_N
         merit_N = state.evaluation.merit_M
         rounding_N = _rounding(merit_N)
-        stuck_N = (state.failed_N >= FAILURES) | (promised_N <= PROMISED * rounding_N)
+        stuck_N = (promised_N <= PROMISED * rounding_N * state.unit_N) | (state.failed_N >= FAILURES)
         afresh_N = stuck_N & (state.stored_N > 0) & (merit_N < state.afresh_N - GAINED * rounding_N)
-        afresh_N1 = afresh_N[:, None]
         state.done_N = state.done_N | (stuck_N & ~afresh_N)
         state.afresh_N = torch.where(afresh_N, merit_N, state.afresh_N)
-        state.stored_N, state.failed_N = state.stored_N.masked_fill(afresh_N, 0), state.failed_N.masked_fill(afresh_N, 0)
+        state.stored_N, state.failed_N = (x.masked_fill(afresh_N, 0) for x in (state.stored_N, state.failed_N))
         state.size_N = state.size_N.masked_fill(afresh_N, 1.0)
-        state.inverse_NQQ = state.inverse_NQQ.masked_fill(afresh_N1[:, :, None], 0.0)
-        newton_ND = torch.where(afresh_N1, state.scale_N[:, None] * state.tangent_ND, newton_ND)
+        afresh_N1 = afresh_N[:, None]
+        state.inverse_NQQ.masked_fill_(afresh_N1[:, :, None], 0.0)
+        newton_ND = torch.where(afresh_N1, state.tangent_ND * state.scale_N[:, None], newton_ND)
         state.direction_ND = self._within_reach(problem, state, -newton_ND, edge)
 
     def _within_reach(self, problem: Problem, state: LBFGSState, direction_ND: Tensor, edge: Edge | None) -> Tensor:
         """No longer than the longest step and, for rows on the edge of the region, along it."""
-        length_N1 = direction_ND.norm(dim=1, keepdim=True).clamp(min=torch.finfo(direction_ND.dtype).tiny)
-        direction_ND = direction_ND * (self.config.longest * state.reach / length_N1).clamp(max=1.0)
+        longest, length_N1 = self.config.longest * state.reach, _length(direction_ND)
+        direction_ND = direction_ND * (longest / length_N1).clamp(max=1.0)
         if edge is None:
             return direction_ND
-        # the projection's derivative along the direction, from a difference within NEAR
-        share_N1 = 0.5 * NEAR * state.reach / direction_ND.norm(dim=1, keepdim=True).clamp(min=torch.finfo(direction_ND.dtype).tiny)
+        # the projection's derivative along the direction, as a difference over half of NEAR
+        share_N1 = 0.5 * NEAR * state.reach / length_N1.clamp(max=longest)
         ahead_ND = problem.project(torch.addcmul(edge.outside_ND, direction_ND, share_N1))
-        along_ND = (ahead_ND - edge.projected_ND) / share_N1 + (edge.outside_ND - edge.projected_ND)
-        return torch.where(edge.leaving_N1, along_ND, direction_ND)
-
-    # ------------------------------------------------------------------ curvature
+        along_ND = (ahead_ND - edge.projected_ND) / share_N1
+        # and onto the edge, for a row that is only near it
+        return torch.where(edge.leaving_N1, along_ND + edge.outside_ND - edge.projected_ND, direction_ND)
 
     def _remember(self, state: LBFGSState, taken_N: Tensor, s_ND: Tensor, y_ND: Tensor) -> Tensor:
         """Put each row's new pair in place of its oldest, where its curvature is positive; says which rows did.
 
         The inverse of the triangular R grows by a column and loses the oldest row and column, which leaves the inverse of
-        the rest: no row needs its pairs in order, so each keeps its own ring.
+        the rest: no row needs its pairs in order, so each keeps its own ring. A row without a new pair empties its oldest
+        slot, which is cheaper than to keep it. Written in place: these tensors are nobody else's.
         """
-        pairs = self.config.history
-        sy_N, ss_N, yy_N = (s_ND * y_ND).sum(1), (s_ND * s_ND).sum(1), (y_ND * y_ND).sum(1)
+        sy_N, ss_N, yy_N = vecdot(s_ND, y_ND), vecdot(s_ND, s_ND), vecdot(y_ND, y_ND)
         learnt_N = taken_N & (sy_N > torch.finfo(sy_N.dtype).eps * (ss_N * yy_N).sqrt())
         learnt_N1 = learnt_N[:, None]
         state.scale_N = torch.where(learnt_N, sy_N / yy_N, state.scale_N)  # equation 7.20
+        share_N = torch.where(learnt_N, 1 / sy_N, 0.0)
+        s_ND, y_ND = torch.where(learnt_N1, s_ND, 0.0), torch.where(learnt_N1, y_ND, 0.0)
+        pairs, inverse_NQQ, gram_NQQ = self.config.history, state.inverse_NQQ, state.gram_NQQ
         slot_N = state.stored_N % pairs
         rows_N = torch.arange(len(slot_N), device=slot_N.device)
-        held_NPD = state.pairs_NPD
-        held_NPD[rows_N, slot_N] = torch.where(learnt_N1, s_ND, held_NPD[rows_N, slot_N])
-        held_NPD[rows_N, slot_N + pairs] = torch.where(learnt_N1, y_ND, held_NPD[rows_N, slot_N + pairs])
+        state.pairs_NPD[rows_N, slot_N] = s_ND
+        state.pairs_NPD[rows_N, slot_N + pairs] = y_ND
+        state.product_NQ[rows_N, slot_N] = torch.where(learnt_N, sy_N, 0.0)
         state.stored_N = state.stored_N + learnt_N
 
-        here_NQ = (torch.arange(pairs, device=slot_N.device) == slot_N[:, None]) & learnt_N1
-        here_NQ1, here_N1Q = here_NQ[:, :, None], here_NQ[:, None]
-        with_y_N1P = y_ND[:, None] @ held_NPD.mT
-        inverse_NQQ = state.inverse_NQQ.masked_fill(here_NQ1 | here_N1Q, 0.0)
-        column_NQ = torch.where(here_NQ, 1.0, -(with_y_N1P[:, :, :pairs] @ inverse_NQQ.mT)[:, 0]) / sy_N[:, None]
-        state.inverse_NQQ = torch.where(here_N1Q, column_NQ[:, :, None], inverse_NQQ)
-        yy_N1Q = with_y_N1P[:, :, pairs:]
-        state.gram_NQQ = torch.where(here_N1Q, yy_N1Q.mT, torch.where(here_NQ1, yy_N1Q, state.gram_NQQ))
-        state.product_NQ = torch.where(here_NQ, sy_N[:, None], state.product_NQ)
+        with_y_NP = (y_ND[:, None] @ state.pairs_NPD.mT)[:, 0]
+        sy_NQ, yy_NQ = with_y_NP[:, :pairs], with_y_NP[:, pairs:]
+        gram_NQQ[rows_N, slot_N] = yy_NQ
+        gram_NQQ[rows_N, :, slot_N] = yy_NQ
+        sy_NQ[rows_N, slot_N] = 0.0  # what leaves R has no part in the new column
+        column_NQ = (sy_NQ[:, None] @ inverse_NQQ.mT)[:, 0] * -share_N[:, None]
+        column_NQ[rows_N, slot_N] = share_N
+        inverse_NQQ[rows_N, slot_N] = 0.0
+        inverse_NQQ[rows_N, :, slot_N] = column_NQ
         return learnt_N
-
-
-def _times_inverse_hessian(state: LBFGSState) -> Tensor:
-    """H g `(N, D)`: what the two-loop recursion gives, in two products with all pairs at once.
-
-    Byrd, Nocedal and Schnabel 1994, equation 3.1: with gamma the scale, E the diagonal of s_i . y_i,
-    H = gamma I + [S, gamma Y] [[R^-T (E + gamma Y^T Y) R^-1, -R^-T], [-R^-1, 0]] [S, gamma Y]^T.
-    """
-    pairs = state.inverse_NQQ.shape[1]
-    scale_N1, g_ND = state.scale_N[:, None], state.tangent_ND
-    with_g_N1P = g_ND[:, None] @ state.pairs_NPD.mT
-    sg_N1Q, yg_N1Q = with_g_N1P[:, :, :pairs], with_g_N1P[:, :, pairs:]
-    u_N1Q = sg_N1Q @ state.inverse_NQQ.mT
-    v_N1Q = torch.addcmul(state.product_NQ[:, None] * u_N1Q, scale_N1[:, None], u_N1Q @ state.gram_NQQ - yg_N1Q)
-    share_N1P = torch.cat([v_N1Q @ state.inverse_NQQ, -scale_N1[:, None] * u_N1Q], dim=2)
-    return torch.addcmul((share_N1P @ state.pairs_NPD)[:, 0], scale_N1, g_ND)
 
 
 # ---------------------------------------------------------------------- rows, one by one and all at once
 
 
-def _tangent(problem: Problem, z_ND: Tensor, gradient_ND: Tensor, reach: float) -> tuple[Tensor, Edge | None]:
+def _times_inverse_hessian(state: LBFGSState) -> Tensor:
+    """H g `(N, D)`: what the two-loop recursion gives, in two products with all pairs at once.
+
+    Byrd, Nocedal and Schnabel 1994, equation 3.1: with gamma the scale and E the diagonal of s_i . y_i,
+    H = gamma I + [S, gamma Y] [[R^-T (E + gamma Y^T Y) R^-1, -R^-T], [-R^-1, 0]] [S, gamma Y]^T.
+    """
+    pairs, scale_N1 = state.inverse_NQQ.shape[1], state.scale_N[:, None]
+    with_g_N1P = state.tangent_ND[:, None] @ state.pairs_NPD.mT
+    u_N1Q = with_g_N1P[:, :, :pairs] @ state.inverse_NQQ.mT
+    w_N1Q = u_N1Q @ state.gram_NQQ.mT - with_g_N1P[:, :, pairs:]
+    v_NQ = torch.addcmul(state.product_NQ * u_N1Q[:, 0], scale_N1, w_N1Q[:, 0])
+    of_s_NQ = (state.inverse_NQQ * v_NQ[:, :, None]).sum(1)
+    share_NP = torch.cat([of_s_NQ, u_N1Q[:, 0] * -scale_N1], dim=1)
+    return torch.addcmul((share_NP[:, None] @ state.pairs_NPD)[:, 0], scale_N1, state.tangent_ND)
+
+
+def _tangent(problem: Problem, state: LBFGSState) -> tuple[Tensor, Edge | None]:
     """The gradient of the merit after projection, just ahead of each row; and the rows that this takes out of the region.
 
     Inside the region it is the gradient itself. On the edge, steps that lead out end on it, so the function to minimize
     is the merit of the projected point, whatever the projection: its gradient is the projection's Jacobian, transposed,
     times the merit's, 0 where the row can gain nothing within the region.
     """
-    tiny = torch.finfo(z_ND.dtype).tiny
-    length_N1 = gradient_ND.norm(dim=1, keepdim=True).clamp(min=tiny)
-    outside_ND = torch.addcdiv(z_ND, gradient_ND, length_N1, value=-NEAR * reach).requires_grad_(True)
+    near, gradient_ND = NEAR * state.reach, state.gradient_ND
+    outside_ND = torch.addcdiv(state.z_ND, gradient_ND, _length(gradient_ND), value=-near).requires_grad_(True)
     with torch.enable_grad():
         projected_ND = problem.project(outside_ND)
     if projected_ND is outside_ND:  # no region
         return gradient_ND, None
     (tangent_ND,) = torch.autograd.grad(projected_ND, outside_ND, gradient_ND)
     outside_ND, projected_ND = outside_ND.detach(), projected_ND.detach()
-    beyond_N1 = (outside_ND - projected_ND).norm(dim=1, keepdim=True)
-    leaving_N1 = beyond_N1 > 0.01 * NEAR * reach  # less is a gradient along the edge, or rounding
+    # a hundredth or less is a gradient along the edge, or rounding
+    leaving_N1 = vector_norm(outside_ND - projected_ND, dim=1, keepdim=True) > 0.01 * near
     return torch.where(leaving_N1, tangent_ND, gradient_ND), Edge(outside_ND, projected_ND, leaving_N1)
 
 
 def _shorter(old_N: Tensor, new_N: Tensor, before_N: Tensor, after_N: Tensor) -> Tensor:
-    """Share `(N,)` of a rejected step to try next: the minimum of the cubic through both merits and slopes (equation 3.59)."""
-    d1_N = before_N + after_N - 3 * (new_N - old_N)
-    d2_N = (d1_N.square() - before_N * after_N).clamp(min=0).sqrt()
-    share_N = 1 - (after_N + d2_N - d1_N) / (after_N - before_N + 2 * d2_N)
+    """Share `(N,)` of a rejected step to try next: the minimum of the cubic through both merits and slopes (equation 3.59).
+
+    In units of the slope before the step, which is then -1.
+    """
+    slope_N, rise_N = after_N / -before_N, (new_N - old_N) / -before_N
+    d1_N = slope_N - 1 - 3 * rise_N
+    d2_N = torch.addcmul(slope_N, d1_N, d1_N).clamp(min=0).sqrt()
+    share_N = 1 - (slope_N + d2_N - d1_N) / (slope_N + 1 + 2 * d2_N)
     return torch.where(share_N > SHORTEST, share_N, SHORTEST).clamp(max=LONGEST)  # NaN: the shortest
 
 
+def _length(x_ND: Tensor) -> Tensor:
+    """Of each row, `(N, 1)`, never 0."""
+    return vector_norm(x_ND, dim=1, keepdim=True).clamp(min=torch.finfo(x_ND.dtype).tiny)
+
+
 def _rounding(merit_N: Tensor) -> Tensor:
-    return torch.finfo(merit_N.dtype).eps * merit_N.abs()
+    return merit_N.abs() * torch.finfo(merit_N.dtype).eps
 
 
 def _either(taken_N: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
