@@ -10,6 +10,7 @@ from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
+from latentopt_std.lbfgs import LBFGS
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
 from latentopt_std.optuna_search import OptunaSearch
@@ -31,6 +32,7 @@ from latentopt_std.structural import MSSSIM, SSIM
 
 __all__ = [
     "BCE",
+    "LBFGS",
     "MAE",
     "MSE",
     "MSSSIM",
@@ -112,4 +114,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, Langevin, OptunaSearch, RandomSearch]
+    return [Adam, LBFGS, Langevin, OptunaSearch, RandomSearch]
