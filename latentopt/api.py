@@ -232,6 +232,11 @@ def plan(config: RunConfig, decoder: Decoder) -> tuple[RunConfig, Problem, list[
     for search in searches:
         if search.needs_gradient:
             problem.require_gradient(search.kind_name(), blind)
+        if search.needs_residuals:
+            kinds = installed().kinds("searches").items()
+            problem.require_residuals(
+                search.kind_name(), [kind for kind, cls in kinds if not getattr(cls, "needs_residuals", False)]
+            )
     starts = task.starts
     if starts is None:
         codes = targets is not None and decoder.encoder is not None

@@ -67,7 +67,9 @@ class StageRun:
         state = self.stage.search.init(self.problem, z_ND, target_N, noise)
         self.state: SearchState = state
         self.target_N = state.target_N
-        self._last_cost = self.clock.forward + self.clock.backward - before
+        stepping = getattr(self.stage.search, "step_rows", None)
+        used = self.clock.forward + self.clock.backward - before
+        self._last_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
         loss_N = state.evaluation.loss_M
         worst = torch.full_like(loss_N, torch.inf)
         self.best = _Best(state.z_ND.clone(), worst, worst, torch.zeros_like(state.target_N))

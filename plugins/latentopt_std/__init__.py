@@ -9,6 +9,7 @@ from latentopt_std.adam import Adam
 from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
+from latentopt_std.levenberg_marquardt import LevenbergMarquardt
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
 from latentopt_std.optuna_search import OptunaSearch
@@ -45,6 +46,7 @@ __all__ = [
     "FittedSampler",
     "Huber",
     "Lerp",
+    "LevenbergMarquardt",
     "Measurement",
     "ModuleDecoder",
     "NormalSampler",
@@ -110,4 +112,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, OptunaSearch, RandomSearch]
+    return [Adam, LevenbergMarquardt, OptunaSearch, RandomSearch]
