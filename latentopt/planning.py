@@ -59,10 +59,14 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
         chosen, words = choose(problem, config.budget.rows, rows)
         searches = [_searches(entry) for entry in chosen]
         notes.append(words)
-    blind = [kind for kind, cls in installed().kinds("searches").items() if not getattr(cls, "needs_gradient", True)]
+    kinds = installed().kinds("searches")
+    blind = [kind for kind, cls in kinds.items() if not getattr(cls, "needs_gradient", True)]
+    others = [kind for kind, cls in kinds.items() if not getattr(cls, "needs_residuals", False)]
     for search in (one for entry in searches for one in (entry if isinstance(entry, list) else [entry])):
         if search.needs_gradient:
             problem.require_gradient(search.kind_name(), blind)
+        if search.needs_residuals:
+            problem.require_residuals(search.kind_name(), others)
     filled = task.model_copy(update={"search": searches, "starts": starts})
     stages = [
         [_stage(one, decoder) for one in entry] if isinstance(entry, list) else _stage(entry, decoder)

@@ -33,8 +33,8 @@ FLOORS = {
         "regions",
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
-    2: ["interfaces", "called", "steering"],
-    3: ["problem", "hookspecs", "paths", "starts", "realism", "measures"],
+    2: ["interfaces", "called", "steering", "tangents"],
+    3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell"],
     5: ["config", "result"],
     6: [
@@ -55,7 +55,7 @@ FLOORS = {
         "doctor",
         "demo",
     ],
-    8: ["cli"],
+    7: ["cli"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -11,6 +11,7 @@ from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
 from latentopt_std.lbfgs import LBFGS
+from latentopt_std.levenberg_marquardt import LevenbergMarquardt
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
 from latentopt_std.optuna_search import OptunaSearch
@@ -49,6 +50,7 @@ __all__ = [
     "Huber",
     "Langevin",
     "Lerp",
+    "LevenbergMarquardt",
     "Measurement",
     "ModuleDecoder",
     "NormalSampler",
@@ -114,4 +116,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, LBFGS, Langevin, OptunaSearch, RandomSearch]
+    return [Adam, LBFGS, Langevin, LevenbergMarquardt, OptunaSearch, RandomSearch]
