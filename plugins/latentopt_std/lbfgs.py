@@ -17,7 +17,7 @@ from latentopt import Decoder, Evaluation, Problem, RowNoise, Search, SearchConf
 
 # A rejected trial is followed by one at this share of its length, at least and at most.
 SHORTEST, LONGEST = 0.1, 0.5
-# A row whose trials are rejected this often in a row forgets its pairs and goes on along its gradient; if it has gained
+# A row that has gained nothing for this many trials forgets its pairs and goes on along its gradient; if it has gained
 # nothing since it last did so, it is done.
 FAILURES = 8
 # In units of the merit's own rounding: a promised gain too small to look for, and a gain that makes it worth while to start
@@ -57,7 +57,7 @@ class LBFGSState(SearchState):
     tangent_ND: Tensor  # the gradient that counts: on the edge of the region, the one along it
     direction_ND: Tensor
     size_N: Tensor  # the next trial is z + size * direction
-    failed_N: Tensor  # trials rejected in a row
+    failed_N: Tensor  # trials without a gain since the last with one
     afresh_N: Tensor  # the merit where the pairs were last forgotten
     scale_N: Tensor  # the inverse Hessian before any pair, as a multiple of the identity
     stored_N: Tensor  # pairs stored since they were last forgotten
@@ -145,9 +145,10 @@ class LBFGSSearch:
         before_N, after_N = vecdot(state.gradient_ND, moved_ND), vecdot(gradient_ND, moved_ND)
         old_N, new_N = state.evaluation.merit_M, evaluation.merit_M
         # Armijo along the projected arc (Bertsekas 1976), up to the rounding of the merit; NaN compares as False
-        bound_N = torch.add(old_N + _rounding(old_N), before_N, alpha=self.config.c1)
+        rounding_N = _rounding(old_N)
+        bound_N = torch.add(old_N + rounding_N, before_N, alpha=self.config.c1)
         finite_N = (after_N + new_N).abs() < torch.inf
-        taken_N = (new_N <= bound_N) & (before_N <= 0) & finite_N & ~state.done_N
+        taken_N = (new_N <= bound_N) & (before_N < 0) & finite_N & ~state.done_N
         state.z_ND = torch.where(taken_N[:, None], trial_ND, state.z_ND)
         if problem.across_rows:  # a trial was judged beside trials of other rows, and not all of them were taken
             state.evaluation, state.gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
@@ -161,7 +162,7 @@ class LBFGSSearch:
         # where a step taken showed no curvature, the next one may be twice as long
         further_N = (2 * state.size_N).clamp(max=8.0).masked_fill(learnt_N, 1.0)
         state.size_N = torch.where(taken_N, further_N, state.size_N * _shorter(old_N, new_N, before_N))
-        state.failed_N = (state.failed_N + 1).masked_fill(taken_N, 0)
+        state.failed_N = (state.failed_N + 1).masked_fill(taken_N & (new_N < old_N - rounding_N), 0)
         self._aim(problem, state, edge)
 
     def _aim(self, problem: Problem, state: LBFGSState, edge: Edge | None) -> None:
