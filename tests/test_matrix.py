@@ -83,4 +83,4 @@ def test_every_search_chains_into_adam(search):
     assert len(result) == 3
     assert {report["name"] for report in result.history} == {search, "adam"}
     stages = [report["best_T"][0] for report in result.history if report["stage"] == 0]
-    assert result.best.loss < stages[-1]
+    assert result.best.loss < max(stages[-1], 1e-12)  # a search may leave nothing but rounding

@@ -286,7 +286,7 @@ def test_on_the_edge_of_a_ball_it_ends_where_the_gradient_points_straight_out():
     "prior",
     [
         lo.Normal(mean=0.2, std=(0.3, 1.0, 2.0, 0.6)),
-        lo.Gaussian(mean=torch.tensor([0.2, 0.0, -0.1, 0.3]), covariance=torch.diag(torch.tensor([0.1, 1.0, 3.0, 0.4])) + 0.05),
+        lo.Gaussian(mean=0.1 * torch.arange(4.0), covariance=torch.diag(torch.tensor([0.1, 1.0, 3.0, 0.4])) + 0.05),
     ],
     ids=["normal", "gaussian"],
 )  # fmt: skip
