@@ -11,6 +11,7 @@ from latentopt.testing import toy_decoders
 FAST = {
     "adam": {"steps": 15},
     "langevin": {"steps": 60, "temperature": 1e-3},
+    "lbfgs": {"steps": 15},
     "random": {"evaluations": 60},
     "optuna": {"evaluations": 30, "batch": 10, "sampler": "random"},
 }
@@ -83,4 +84,4 @@ def test_every_search_chains_into_adam(search):
     assert len(result) == 3
     assert {report["name"] for report in result.history} == {search, "adam"}
     stages = [report["best_T"][0] for report in result.history if report["stage"] == 0]
-    assert result.best.loss < stages[-1]
+    assert result.best.loss < max(stages[-1], 1e-12)  # a search may leave nothing but rounding
