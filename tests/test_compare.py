@@ -464,7 +464,7 @@ def file(tmp_path, monkeypatch):
 
 def test_several_searches_after_one_flag(file):
     """The command line as people type it, run file first, every installed search that needs no more than this."""
-    heads = ["search", "best", "loss", "min", "..", "max", "rows", "seconds", "x", "random", "inside"]
+    heads = ["search", "best", "loss", "min..max", "rows", "time", "x", "random", "inside"]
     line = f"compare {file} --search adam optuna random --rows 120 --seeds 2"
     found = call(*line.split())
     assert found.stdout.splitlines()[0].split() == heads
