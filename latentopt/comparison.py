@@ -123,13 +123,14 @@ class Comparison:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of text, best first."""
-        heads = ["search", "best loss", "min .. max", "rows", "seconds", f"x {self.baseline}", "inside"]
+        heads = ["search", "best loss", "min..max", "rows", "time", f"x {self.baseline}", "inside"]
         rows = []
         for one in self.standings:
             losses, better = one.over_seeds("loss"), self.times_better(one.name)
-            cells = [one.name, f"{one.loss:.4g}", f"{min(losses):.3g} .. {max(losses):.3g}"]
-            cells += [f"{statistics.median(one.over_seeds('rows')):.0f}"]
-            cells += [f"{statistics.median(one.over_seeds('seconds')):.2f}", "-" if better is None else f"{better:.3g}"]
+            spent, seconds = (statistics.median(one.over_seeds(name)) for name in ("rows", "seconds"))
+            cells = [one.name, f"{one.loss:.4g}", f"{min(losses):.3g}..{max(losses):.3g}", f"{spent:.0f}"]
+            cells += [f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"]
+            cells += ["-" if better is None else f"{better:.3g}"]
             cells += [f"{one.inside:.0%}" + "*" * one.leaves_prior]
             rows.append(cells + ([f"{one.feasible:.0%}"] if self.constrained else []))
         return heads + (["feasible"] if self.constrained else []), rows

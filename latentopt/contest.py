@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ Chain = list[sizing.Entry] | None  # None is `auto`: the plan of a run that does
 BASELINE = "random"
 # Adam sized for 2000 rows ends within 0.04 % of where 10 000 take it: median of 20 held-out digits, 2 seeds, default starts.
 ROWS_A_TARGET = 2000
+_SLOTS = 64  # of as many draws the baseline keeps one, as what it keeps is decoded once more at the end
 _GRID = 160  # places on the axis of a curve, beside the ends of the runs
 
 
@@ -122,7 +123,9 @@ class _Contest:
     targets: int
     on_report: Callable[[Report], object] | None
     sized: dict[str, Chain] = field(default_factory=dict)
-    results: dict[str, list[tuple[int, Result]]] = field(default_factory=dict)
+    runs: dict[str, list[SeedRun]] = field(default_factory=dict)
+    searched: dict[str, list[Any]] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def hold(self, chains: dict[str, Chain], baseline: str, seeds: Sequence[int]) -> Comparison:
@@ -137,23 +140,25 @@ class _Contest:
         except KeyboardInterrupt:
             if not done:
                 raise
-        results = {name: found[:done] for name, found in self.results.items() if name not in self.left_out}
-        return self._comparison(results, baseline, seeds[:done], interrupted=done < len(seeds))
+        runs = {name: tuple(found[:done]) for name, found in self.runs.items() if name not in self.left_out}
+        return self._comparison(runs, baseline, seeds[:done], interrupted=done < len(seeds))
 
     def _enter(self, name: str, chain: Chain, seed: int, must: bool) -> None:
         try:
             if name not in self.sized:
                 rows = self.config.budget.rows or 0
                 pilot = partial(self._run, seed=seed, title=None)
+                chain = _few_slots(chain, rows // self.targets) if must else chain
                 self.sized[name] = None if chain is None else sizing.fitted(chain, rows, self.targets, pilot)
             result = self._run(self.sized[name], seed, f"{name}, seed {seed}")
         except LatentoptError as error:
             if must:
                 raise
-            ran = name in self.results
-            self.left_out[name] = f"with seed {seed}: {error}" if ran else str(error)
+            self.left_out[name] = f"with seed {seed}: {error}" if name in self.runs else str(error)
         else:
-            self.results.setdefault(name, []).append((seed, result))
+            self.searched.setdefault(name, result.config["task"]["search"])
+            self.said.setdefault(name, result.notes)
+            self.runs.setdefault(name, []).append(_seed_run(seed, result, bool(self.task.constraints)))
 
     def _run(self, chain: Chain, seed: int, title: str | None) -> Result:
         task = self.task.model_copy(update={"search": chain})
@@ -166,22 +171,17 @@ class _Contest:
         return result
 
     def _comparison(
-        self, results: dict[str, list[tuple[int, Result]]], baseline: str, seeds: Sequence[int], interrupted: bool
+        self, runs: dict[str, tuple[SeedRun, ...]], baseline: str, seeds: Sequence[int], interrupted: bool
     ) -> Comparison:
-        constrained = bool(self.task.constraints)
-        runs = {
-            name: tuple(_seed_run(seed, result, constrained) for seed, result in found)
-            for name, found in results.items()
-        }
         every = [run for found in runs.values() for run in found]
         rows_G, seconds_G = grid([run.rows_R for run in every]), grid([run.seconds_R for run in every])
         standings = [
             Standing(
                 name,
-                results[name][0][1].config["task"]["search"],
+                self.searched[name],
                 found,
-                curve([(run.rows_R, run.loss_R) for run in found], rows_G),
-                curve([(run.seconds_R, run.loss_R) for run in found], seconds_G),
+                by_rows=curve([(run.rows_R, run.loss_R) for run in found], rows_G),
+                by_seconds=curve([(run.seconds_R, run.loss_R) for run in found], seconds_G),
             )
             for name, found in runs.items()
         ]
@@ -192,11 +192,25 @@ class _Contest:
             budget=self.config.budget,
             seeds=tuple(seeds),
             targets=self.targets,
-            constrained=constrained,
+            constrained=bool(self.task.constraints),
             left_out=self.left_out,
-            notes=_notes(results, baseline, self.config.budget),
+            notes=[*self._notes(runs, baseline), *self._late(runs)],
             interrupted=interrupted,
         )
+
+    def _notes(self, runs: Iterable[str], baseline: str) -> list[str]:
+        """What the first run of each search had to say, but for what every budget brings."""
+        general = self.said[baseline]
+        found = [(baseline, note) for note in general]
+        found += [(name, note) for name in runs for note in self.said[name] if note not in general]
+        worth = [(name, note) for name, note in found if not note.startswith("the budget ended in stage")]
+        return [note if name == baseline else f"{name}: {note}" for name, note in worth]
+
+    def _late(self, runs: dict[str, tuple[SeedRun, ...]]) -> list[str]:
+        """Whom the clock stopped before their rows were spent."""
+        limit = self.config.budget.seconds
+        late = [name for name, found in runs.items() if limit and any(run.seconds >= limit for run in found)]
+        return [f"the limit of {limit:g} s ended runs before their rows were spent: {', '.join(late)}"] if late else []
 
 
 # ---------------------------------------------------------------------- at the door
@@ -219,6 +233,15 @@ def _chain(search: Any, config: RunConfig) -> Chain:
     """What a run file may say under `search`, as it is read there. Raises `ConfigError`."""
     task = make_config({"decoder": config.decoder, "task": {"kind": "optimize", "search": search}}).task
     return cast(OptimizeTask, task).search
+
+
+def _few_slots(chain: Chain, rows: int) -> Chain:
+    """The baseline with a batch that suits `rows` a target, where the user gave it none: small budgets hold no large one."""
+    search = chain[0] if chain else None
+    if not isinstance(search, SearchConfig) or sizing.size_field(search) is None:
+        return chain
+    free = "batch" in type(search).model_fields and "batch" not in search.model_fields_set
+    return [search.model_copy(update={"batch": max(1, min(_SLOTS, rows // _SLOTS))})] if free else chain
 
 
 def _kind(entry: sizing.Entry) -> str:
@@ -295,22 +318,3 @@ def curve(runs: Sequence[tuple[Floats, Floats]], at_G: Floats) -> Curve:
     values_SG[:, at_G > max(at_R[-1] for at_R, _ in runs)] = np.nan
     # a place before some seed's first report has a NaN among its values, and all three figures are NaN there
     return Curve(at_G, np.median(values_SG, axis=0), values_SG.min(axis=0), values_SG.max(axis=0))
-
-
-def _notes(results: dict[str, list[tuple[int, Result]]], baseline: str, budget: Budget) -> list[str]:
-    """What the first run of each search had to say, but for what each budget brings, and whom the clock cut short."""
-    general = results[baseline][0][1].notes
-    found = [note for note in general if not _is_usual(note)]
-    for name, runs in results.items():
-        found += [f"{name}: {note}" for note in runs[0][1].notes if note not in general and not _is_usual(note)]
-    if budget.seconds is not None:
-        late = [name for name, runs in results.items() if any(one.cost.seconds >= budget.seconds for _, one in runs)]
-        if late:
-            found.append(
-                f"the limit of {budget.seconds:g} s ended runs before their rows were spent: {', '.join(late)}"
-            )
-    return found
-
-
-def _is_usual(note: str) -> bool:
-    return note.startswith("the budget ended in stage")
