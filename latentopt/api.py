@@ -271,15 +271,16 @@ def _result(
 
 
 def _hypervolumes(problem: Problem, evaluation: Evaluation, outcome: Outcome) -> Tensor:
-    """The volume that each target's rows dominate up to its reference point, `(T,)`; Fonseca et al. 2006 by moocore."""
+    """The volume that each target's feasible rows dominate up to its reference point, `(T,)`; Fonseca et al. 2006 by
+    moocore. 0 where a target has no such row."""
     import moocore
 
     assert outcome.reference_TK is not None
     losses_NK, reference_TK = problem.objectives(evaluation).double().cpu(), outcome.reference_TK.double().cpu()
-    target_N = outcome.target_N.cpu()
+    target_N, feasible_N = outcome.target_N.cpu(), evaluation.violation_M.cpu() == 0
     found = []
     for target, reference_K in enumerate(reference_TK):
-        rows = losses_NK[target_N == target]
+        rows = losses_NK[(target_N == target) & feasible_N]
         found.append(float(moocore.hypervolume(rows.numpy(), ref=reference_K.numpy())) if len(rows) else 0.0)
     return torch.tensor(found, dtype=torch.float64)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentopt.ranking import Best
 
-SIZE = 100  # members a target; the most crowded leave first
+SIZE = 100  # members a target, spread over its front
 
 
 class Archive:
@@ -51,7 +52,10 @@ def non_dominated(losses_MK: Tensor) -> Tensor:
     """Indices of the rows that no other row beats: not worse anywhere and better somewhere. Of equal rows, the first."""
     if len(losses_MK) == 0:
         return torch.arange(0, device=losses_MK.device)
-    order = losses_MK.sum(1).argsort(stable=True)  # whoever dominates a row has a smaller sum, and comes before it
+    # By the first objective, then the second, ...: whoever dominates a row comes before it. A sum would round, and tie.
+    order = torch.arange(len(losses_MK), device=losses_MK.device)
+    for k in reversed(range(losses_MK.shape[1])):
+        order = order[losses_MK[order, k].argsort(stable=True)]
     sorted_MK = losses_MK[order]
     beaten_M = torch.zeros(len(order), dtype=torch.bool, device=order.device)
     block = max(1, 2**22 // len(order))
@@ -68,16 +72,19 @@ def non_dominated(losses_MK: Tensor) -> Tensor:
 
 
 def thin(losses_MK: Tensor, size: int) -> Tensor:
-    """Indices of at most `size` rows, the ends of every objective first, then the least crowded (Deb et al. 2002)."""
-    count = len(losses_MK)
-    if count <= size:
-        return torch.arange(count, device=losses_MK.device)
-    distance_M = torch.zeros(count, dtype=losses_MK.dtype, device=losses_MK.device)
-    for k in range(losses_MK.shape[1]):
-        order = losses_MK[:, k].argsort()
-        values = losses_MK[order, k]
-        span = (values[-1] - values[0]).clamp(min=torch.finfo(values.dtype).tiny)
-        gap = torch.full_like(values, torch.inf)
-        gap[1:-1] = (values[2:] - values[:-2]) / span
-        distance_M.index_add_(0, order, gap)
-    return distance_M.argsort(descending=True, stable=True)[:size].sort().values
+    """Indices of at most `size` rows: the least of each objective first, then whichever lies farthest from those taken.
+
+    Farthest-first traversal (Gonzalez 1985) over objectives scaled to their range: no row left out is farther from the rows
+    taken than twice the least possible. Crowding distances (Deb et al. 2002), ranked once, leave gaps four times as wide.
+    """
+    if len(losses_MK) <= size:
+        return torch.arange(len(losses_MK), device=losses_MK.device)
+    losses = losses_MK.double().cpu().numpy()
+    span = np.ptp(losses, axis=0)
+    scaled = losses / np.where(span > 0, span, 1.0)
+    taken = list(dict.fromkeys(scaled.argmin(0).tolist()))[:size]
+    distance = np.min([((scaled - scaled[i]) ** 2).sum(1) for i in taken], axis=0)
+    while len(taken) < size:
+        taken.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((scaled - scaled[taken[-1]]) ** 2).sum(1))
+    return torch.tensor(sorted(taken), device=losses_MK.device)

@@ -163,8 +163,8 @@ def _no_auto(value: Any) -> Any:
     only = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     if only == "auto" or (isinstance(only, dict) and only == {"kind": "auto"}):
         return None
-    names = [one.get("kind") if isinstance(one, dict) else one for one in _listed(value) or []]
-    if "auto" in names:
+    entries = [one for entry in _listed(value) or [] for one in _listed(entry) or []]
+    if any((one.get("kind") if isinstance(one, dict) else one) == "auto" for one in entries):
         raise ValueError("'auto' plans the whole search, so it stands alone: drop it, or drop the others")
     return value
 

@@ -113,10 +113,12 @@ class _Drive:
         """One stage, whole: the best rows that go on from it; None where the budget ended before it."""
         z_ND, runs = starts.z_ND, list[StageRun]()
         began = (self.clock.rows, self.clock.seconds)
+        reserve = final_rows(self.problem, self._most_kept(entrants, len(z_ND)))
         ended = []
         for entrant, stage in enumerate(entrants):
-            least = self._least(stage, z_ND)
-            share = self.clock.share(entrant, len(entrants), least, began) if len(entrants) > 1 else None
+            least = final_rows(self.problem, self._most_kept(entrants, len(z_ND), steps=False))
+            least += self._first(stage, len(z_ND))
+            share = self.clock.share(entrant, len(entrants), reserve, began) if len(entrants) > 1 else None
             if not self.clock.allows(least, share):
                 if first and not runs and entrant + 1 == len(entrants):
                     raise ConfigError(
@@ -128,11 +130,13 @@ class _Drive:
                 self.notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
                 continue
             run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
+            how = ""
             try:
                 run.start()
                 runs.append(run)
                 self._note_start(run, len(entrants))
-                ended.append(run.loop(self.history, self.on_report, share))
+                how = run.loop(self.history, self.on_report, reserve, share)
+                ended.append(how)
             except KeyboardInterrupt:
                 self.stopped = "interrupted"
                 if run.started and run not in runs:
@@ -141,7 +145,7 @@ class _Drive:
                     raise
                 if run.started:
                     run.note_best()
-            self._note_end(run, ended[-1] if ended else "", index, z_ND)
+            self._note_end(run, how, index, z_ND)
             if self.stopped == "interrupted":
                 break
         over = len(ended) == len(entrants) and all(one == "budget" for one in ended)
@@ -151,12 +155,32 @@ class _Drive:
                 self.notes[-1] += "; the stages after it did not run"
         return self._handed_over(runs, entrants, len(z_ND)) if runs else None
 
-    def _least(self, stage: Stage, z_ND: Tensor) -> int:
-        """Rows that a stage takes at least, the final evaluation of what it hands over included."""
+    def _first(self, stage: Stage, starts: int) -> int:
+        """Rows that a search takes to begin."""
         starting = getattr(stage.search, "start_rows", None)
-        first, held = (len(z_ND), len(z_ND)) if starting is None else starting(self.problem, len(z_ND))
+        first: int = starts if starting is None else starting(self.problem, starts)[0]
         steered = hasattr(stage.search, "changed") and (self.problem.constraints or self.problem.pareto)
-        return final_rows(self.problem, held) + first * (2 if steered else 1)
+        return first * (2 if steered else 1)
+
+    def _most_kept(self, entrants: list[Stage], starts: int, *, steps: bool = True) -> int:
+        """Rows that a stage hands over at most, after steps or without any: the final evaluation's, not to be spent."""
+        starting = [getattr(stage.search, "start_rows", None) for stage in entrants]
+        held = sum(starts if rows is None else rows(self.problem, starts)[1] for rows in starting)
+        keep = self._keep(entrants, starts)
+        kept = held if keep is None else min(held, keep * self.problem.targets)
+        if self.archive is None:
+            return kept
+        front = min(SIZE, max(stage.keep or SIZE for stage in entrants)) * self.problem.targets
+        if not steps:
+            front = min(front, held + (0 if self.archive.best is None else len(self.archive.best.loss_N)))
+        return max(kept, front)  # a target without a member keeps its best rows
+
+    def _keep(self, entrants: list[Stage], starts: int) -> int | None:
+        """How many rows a target go on; None for all. A race hands over no more than it began with, unless told to."""
+        keeps = [stage.keep for stage in entrants if stage.keep is not None]
+        if keeps:
+            return max(keeps)
+        return None if len(entrants) == 1 else max(1, starts // self.problem.targets)
 
     def _note_start(self, run: StageRun, entrants: int) -> None:
         self.notes.extend(run.state.notes)
@@ -166,7 +190,8 @@ class _Drive:
             losses_NK = self.problem.objectives(run.state.evaluation)
             worst_TK = losses_NK.new_full((self.problem.targets, losses_NK.shape[1]), -float("inf"))
             where = run.state.target_N[:, None].expand_as(losses_NK)
-            self.reference_TK = worst_TK.scatter_reduce(0, where, losses_NK.nan_to_num(nan=-float("inf")), "amax")
+            finite_NK = torch.where(torch.isfinite(losses_NK), losses_NK, worst_TK[0])
+            self.reference_TK = worst_TK.scatter_reduce(0, where, finite_NK, "amax")
 
     def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor) -> None:
         lost = run.lost()
@@ -183,13 +208,13 @@ class _Drive:
 
     def _handed_over(self, runs: list[StageRun], entrants: list[Stage], starts: int) -> Best:
         """The best rows of all entrants, ranked: as many a target as are to be kept, the front where there is one."""
-        if self.archive is not None and self.archive.best is not None and len(self.archive.best.loss_N):
-            return ranked(self.archive.few(max(stage.keep or SIZE for stage in entrants)))
         found = ranked(Best.join([run.handed_over() for run in runs]))
         if not len(found.loss_N):
             raise DivergedError(runs[-1].why_all_diverged())
-        keeps = [stage.keep for stage in entrants if stage.keep is not None]
-        keep = max(keeps) if keeps else None
-        if keep is None and len(runs) > 1:
-            keep = max(1, starts // self.problem.targets)
-        return found if keep is None else distinct(found, keep, self.problem.space.std(found.z_ND))
+        keep = self._keep(entrants, starts)
+        best = found if keep is None else distinct(found, keep, self.problem.space.std(found.z_ND))
+        if self.archive is None or self.archive.best is None or not len(self.archive.best.loss_N):
+            return best
+        front = self.archive.few(max(stage.keep or SIZE for stage in entrants))
+        without = ~torch.isin(best.target_N, front.target_N)  # targets that have no feasible row yet
+        return ranked(Best.join([front, best.take(torch.nonzero(without)[:, 0])]))

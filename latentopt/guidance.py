@@ -65,24 +65,29 @@ def _multiplied(signed_NC: Tensor, problem: Problem, old: Steering) -> Steering:
 
 
 def _spread(problem: Problem, state: SearchState, old: Steering, archive: Archive | None) -> Steering:
-    """The ideal point and the range of each target's objectives: over its front so far, and over its rows before there
-    is one."""
-    losses_NK, target_N = problem.objectives(state.evaluation), state.target_N
-    if archive is not None and archive.best is not None and archive.losses_NK is not None and len(archive.losses_NK):
-        losses_NK, target_N = archive.losses_NK, archive.best.target_N
+    """The ideal point and the range of each target's objectives: over its front so far; before there is one what they
+    were, and over its rows at first."""
+    ideal_NK, span_NK = old.ideal_NK, old.span_NK
+    if ideal_NK is None or span_NK is None:
+        low_TK, high_TK = _ends(problem, problem.objectives(state.evaluation), state.target_N)
+        ideal_NK = torch.where(torch.isfinite(low_TK), low_TK, 0.0)[state.target_N]
+        span_NK = torch.where(high_TK > low_TK, high_TK - low_TK, 1.0)[state.target_N]
+    if archive is not None and archive.best is not None and archive.losses_NK is not None:
+        low_TK, high_TK = _ends(problem, archive.losses_NK, archive.best.target_N)
+        low_NK, high_NK = low_TK[state.target_N], high_TK[state.target_N]
+        ideal_NK = torch.where(torch.isfinite(low_NK), low_NK, ideal_NK)
+        span_NK = torch.where(high_NK > low_NK, high_NK - low_NK, span_NK)  # of one member the range is none
+    return old._replace(ideal_NK=ideal_NK, span_NK=span_NK)
+
+
+def _ends(problem: Problem, losses_NK: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest finite value of each target's objectives, `(T, K)`: infinite where there is none."""
     ends = []
     for reduce, empty in (("amin", torch.inf), ("amax", -torch.inf)):
         finite_NK = torch.where(torch.isfinite(losses_NK), losses_NK, empty)
         start_TK = losses_NK.new_full((problem.targets, losses_NK.shape[1]), empty)
         ends.append(start_TK.scatter_reduce(0, target_N[:, None].expand_as(losses_NK), finite_NK, reduce))
-    low_TK, high_TK = ends
-    span_TK = torch.where(high_TK > low_TK, high_TK - low_TK, 1.0)
-    fresh_T1 = torch.isfinite(low_TK).all(1, keepdim=True)  # a target without a front keeps what it had
-    low_NK, span_NK, fresh_N1 = low_TK[state.target_N], span_TK[state.target_N], fresh_T1[state.target_N]
-    if old.ideal_NK is not None and old.span_NK is not None:
-        low_NK = torch.where(fresh_N1, low_NK, old.ideal_NK)
-        span_NK = torch.where(fresh_N1, span_NK, old.span_NK)
-    return old._replace(ideal_NK=low_NK, span_NK=span_NK)
+    return ends[0], ends[1]
 
 
 def _weights(problem: Problem, state: SearchState) -> Tensor:

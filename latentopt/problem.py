@@ -22,6 +22,8 @@ _CHECK_ROWS = 4
 # Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
 # Nocedal and Wright 2006, eq. 17.2). Ranking is feasibility first, so it only steers.
 PENALTY = 100.0
+# A margin is a thousandth of its bound, so this many of its epsilons are four of the bound's.
+_ROUNDING = 4e3
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Problem:
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
         self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
+        self._margins = [0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)]
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
         self._linearizer = Linearizer(decoder, self._decoded_residuals, self._evaluate, self.project)
@@ -215,7 +218,7 @@ class Problem:
                 else:
                     one = slice(index, index + 1)
                     part = residuals(
-                        self._signed(term, value_M)[:, None],
+                        self._signed(index, value_M)[:, None],
                         self.equality_C[one],
                         Steering(steering.multipliers_NC[:, one], steering.penalties_NC[:, one]),
                     )
@@ -229,7 +232,8 @@ class Problem:
 
     def signed(self, evaluation: Evaluation) -> Tensor:
         """Each constraint as searches see it, `(M, C)`: above 0 where it is broken; of an equality the difference."""
-        return torch.stack([self._signed(term, evaluation.terms[term.name]) for term in self.constraints], dim=1)
+        values = [evaluation.terms[term.name] for term in self.constraints]
+        return torch.stack([self._signed(index, value_M) for index, value_M in enumerate(values)], dim=1)
 
     def _decoded_residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None) -> tuple[Tensor, Tensor]:
         """The residuals, and the designs that they are of."""
@@ -294,23 +298,25 @@ class Problem:
         if not self.constraints:
             return Evaluation(loss, merit, zero_M, terms)
         violation, penalty, signed = zero_M, zero_M, []
-        for term in self.constraints:
+        for index, term in enumerate(self.constraints):
             terms[term.name] = value_M = self._call(term, candidates, n)
-            if isinstance(term.goal, Bound):
-                signed.append(self._signed(term, value_M))
-                shortfall = term.goal.shortfall(value_M)
-                violation = violation + term.goal.beyond(shortfall)
-                penalty = penalty + PENALTY * term.weight * shortfall.square()
+            goal = self._bound(term)
+            signed.append(self._signed(index, value_M))
+            shortfall = goal.shortfall(value_M)
+            violation = violation + goal.beyond(shortfall)
+            penalty = penalty + PENALTY * term.weight * shortfall.square()
         if steering is not None:
             penalty = lagrangian(torch.stack(signed, dim=1), self.equality_C, steering)
         return Evaluation(loss, merit + penalty, violation, terms)
 
-    @staticmethod
-    def _signed(term: Term, value_M: Tensor) -> Tensor:
+    def _signed(self, index: int, value_M: Tensor) -> Tensor:
         """A bound as searches see it: a little tighter than it is, as multipliers come to rest on either side of it."""
-        assert isinstance(term.goal, Bound)
-        signed_M = term.goal.signed(value_M)
-        return signed_M if term.goal.equals is not None else signed_M + term.goal.margin
+        return self._bound(self.constraints[index]).signed(value_M) + self._margins[index]
+
+    @staticmethod
+    def _bound(constraint: Term) -> Bound:
+        assert isinstance(constraint.goal, Bound)
+        return constraint.goal
 
     def _constants(self, n: int) -> tuple[Tensor, Tensor]:
         """Zeros and ones `(n,)`, made again only when the number of rows changes."""
@@ -350,12 +356,14 @@ class Problem:
             for term in (*self.terms, *self.constraints):
                 self._check_term(term, candidates)
             if self.constraints:
-                self._scale_penalties(self._evaluate(candidates).detach())
+                self._scale_constraints(self._evaluate(candidates).detach())
 
-    def _scale_penalties(self, draws: Evaluation) -> None:
+    def _scale_constraints(self, draws: Evaluation) -> None:
         """First penalties: a constraint broken by its own spread over the draws weighs ten times the loss's spread.
 
-        After ALGENCAN (Birgin and Martinez 2014, equation 12.1), with spreads in place of values: no unit is assumed.
+        After ALGENCAN (Birgin and Martinez 2014, equation 12.1), with spreads in place of values: no unit is assumed. Along
+        a front the merit is scaled already, and its spread is about 1. Searches aim no farther inside a bound than a
+        thousandth of the spread, but for rounding: a bound of 1e4 says nothing of how far values move.
         """
 
         def spread(values_MX: Tensor) -> Tensor:
@@ -365,9 +373,15 @@ class Problem:
             found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)
             return torch.where(found_X > 0, found_X, 1.0)
 
-        weights_C = torch.tensor([c.weight for c in self.constraints], dtype=torch.float64, device=self._zero.device)
         broken_C = spread(self.signed(draws))
-        self.penalties_C = 20 * weights_C.clamp(min=1e-12) * spread(draws.loss_M[:, None]) / broken_C.square()
+        for index, term in enumerate(self.constraints):
+            margin = self._bound(term).margin
+            rounding = _ROUNDING * torch.finfo(draws.loss_M.dtype).eps * margin
+            if self._margins[index]:
+                self._margins[index] = min(margin, max(1e-3 * float(broken_C[index]), rounding))
+        weights_C = torch.tensor([c.weight for c in self.constraints], dtype=torch.float64, device=self._zero.device)
+        loss = 1.0 if self.pareto else spread(draws.loss_M[:, None])
+        self.penalties_C = 20 * weights_C.clamp(min=1e-12) * loss / broken_C.square()
 
     def _check_term(self, term: Term, candidates: Candidates) -> None:
         aims = getattr(term.function, "targets", 1)

@@ -69,8 +69,9 @@ class Result:
     latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
     what `top` measures distances by (None in runs that were saved without them).
 
-    Of a front the rows are its members. `hypervolumes (T,)` is the volume that each target's front dominates, in the units of
-    its weighted objectives multiplied, up to `reference (T, K)`: the worst of each objective over the starts.
+    Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
+    volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
+    the worst of each objective over the starts.
     """
 
     latents: Tensor
@@ -184,13 +185,16 @@ class Result:
         return float(given[0]), float(given[1])
 
     def front(self, target: int = 0) -> Result:
-        """The members of one target's front, ordered along its first objective. Raises `ConfigError` where there is none."""
+        """The members of one target's front, ordered along its first objective: feasible ones, so none where none was found.
+
+        Raises `ConfigError` where the run has no front, or no such target.
+        """
         if self.reference is None:
             raise ConfigError("this run has no front: ask for one with pareto=True and two objectives or more")
         rows = torch.nonzero(self.target_index == target)[:, 0]
         if not len(rows):
             raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
-        first = self.terms[self.objectives[0]]
+        rows, first = rows[self.feasible[rows]], self.terms[self.objectives[0]]
         return self.take(rows[first[rows].argsort(stable=True)])
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt.archive import SIZE, Archive
+from latentopt.archive import Archive
 from latentopt.budget import Budget, Clock, Report
 from latentopt.guidance import ROUNDS, first_steering, next_steering
 from latentopt.interfaces import Search, SearchState
@@ -53,7 +53,7 @@ class _Seen(NamedTuple):
 class StageRun:
     """One stage: its state, and the best of every row it began with.
 
-    `place` numbers the stage's noise, `index` and `entrant` its reports; `limit` is a share of the budget (a race).
+    `place` numbers the stage's noise, `index` and `entrant` its reports.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StageRun:
         self._compacted = False
         self._pending: list[_Seen] = []
         self._rounds = 0
-        self._levels: deque[tuple[int, Tensor]] = deque()  # best losses at earlier reports, by step
+        self._levels: deque[tuple[int, Tensor]] = deque()  # best feasible losses at earlier reports, by step
         self.started = False
 
     def start(self) -> None:
@@ -86,6 +86,7 @@ class StageRun:
         worst = torch.full_like(loss_N, torch.inf)
         self.best = Best(state.z_ND.clone(), worst, worst, torch.zeros_like(self.target_N), self.target_N)
         self.ok_N = torch.ones_like(state.done_N)
+        self._reached_N = torch.zeros_like(state.done_N)
         self.failed_N = torch.zeros_like(state.target_N)
         self._window = max(1, min(_WINDOW, _WINDOW_VALUES // max(1, state.z_ND.numel())))
         self._see()
@@ -94,8 +95,9 @@ class StageRun:
         self._step_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
         self._round_cost = 0
         self._changed = getattr(self.stage.search, "changed", None)
+        front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first
         steering = (
-            None if self._changed is None else first_steering(self.problem, state, self._starts.steering, self.archive)
+            None if self._changed is None else first_steering(self.problem, state, self._starts.steering, front)
         )
         if self._changed is not None and steering is not None:
             state.steering = steering
@@ -118,23 +120,24 @@ class StageRun:
             )
         return best._replace(steering=state.steering)
 
-    @property
-    def reserve(self) -> int:
-        """Rows to hold back for the final decode of what this stage hands over."""
-        kept = len(self.target_N) if self.archive is None else max(len(self.target_N), self.problem.targets * SIZE)
-        return final_rows(self.problem, kept)
-
     def loop(
-        self, history: list[Report], on_report: Callable[[Report], object] | None, share: Budget | None = None
+        self,
+        history: list[Report],
+        on_report: Callable[[Report], object] | None,
+        reserve: int,
+        share: Budget | None = None,
     ) -> str:
+        """Steps until the search is done or the budget is: "finished" or "budget". `reserve` rows of it are left over for
+        the final evaluation; `share` is this search's part of it in a race."""
         search, state, clock = self.stage.search, self.state, self.clock
+        self._reserve, self._share = reserve, share
         every = max(1, search.n_steps // REPORTS_PER_STAGE)
         round_every = max(1, search.n_steps // ROUNDS)
         stopped = "finished"
         self._report(history, on_report)
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
-            if not clock.allows(self._step_cost + turn * self._round_cost + self.reserve, share):
+            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
                 stopped = "budget"
                 break
             if turn:
@@ -231,20 +234,21 @@ class StageRun:
         stop, state = self.stage.stop, self.state
         if (stop.at is None and not stop.gain) or self.archive is not None:
             return
-        loss_N, feasible_N = self.best.loss_N, self.best.violation_N <= 0
-        done_N = torch.zeros_like(feasible_N) if stop.at is None else loss_N <= stop.at
+        loss_N = self.best.loss_N
+        if self.problem.constraints:
+            loss_N = torch.where(self.best.violation_N <= 0, loss_N, torch.inf)
+        reached_N = torch.zeros_like(self.ok_N) if stop.at is None else loss_N <= stop.at
+        if state.rows_restart:  # a target is reached by any of its rows
+            reached_T = torch.zeros(self.problem.targets, dtype=torch.bool, device=reached_N.device)
+            reached_N = reached_T.index_put((self.target_N,), reached_N, accumulate=True)[self.target_N]
+        done_N = self._reached_N = reached_N
         if stop.gain and not state.rows_restart:
             self._levels.append((state.step, loss_N))
             while len(self._levels) > 1 and self._levels[1][0] <= state.step - stop.window:
                 self._levels.popleft()
             step, level_N = self._levels[0]
             if step <= state.step - stop.window:
-                done_N = done_N | (level_N - loss_N < stop.gain * level_N.abs())
-        if self.problem.constraints:
-            done_N = done_N & feasible_N
-        if state.rows_restart:  # a target is reached by any of its rows
-            reached_T = torch.zeros(self.problem.targets, dtype=torch.bool, device=done_N.device)
-            done_N = reached_T.index_put((self.target_N,), done_N, accumulate=True)[self.target_N]
+                done_N = done_N | ((level_N - loss_N <= stop.gain * level_N.abs()) & (level_N < torch.inf))
         state.done_N = state.done_N | done_N[state.row_id_N]
 
     def _report(self, history: list[Report], on_report: Callable[[Report], object] | None) -> None:
@@ -253,11 +257,13 @@ class StageRun:
         self._note_lost()
         self._note_finished()
         best, state = self.best, self.state
-        parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N)
+        lost_N, reached_N = ~self.ok_N[state.row_id_N], self._reached_N[state.row_id_N]
+        parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
         flat = torch.cat([part.double() for part in parts]).cpu().numpy()
         rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
-        self._alive, self._active = int(ok.sum()), int(len(state.done_N) - flat[4 * rows :].sum())
+        self._alive = int(ok.sum())
+        self._active, self._short = (int((1 - part).sum()) for part in flat[4 * rows :].reshape(2, -1))
         finite = loss[loss < np.inf]
         report = Report(
             stage=self.index,
@@ -292,26 +298,30 @@ class StageRun:
         return tuple(best_T.tolist())
 
     def _all_done(self) -> bool:
-        """Whether no row is left to move, as of the last report. Under new multipliers finished rows have more to do."""
+        """Whether no row is left to move, as of the last report.
+
+        Under new multipliers finished rows have more to do, but for those that reached the loss to stop at.
+        """
         if self._alive == 0:
             return True
-        if self._active == 0 and self.state.steering is not None and self._rounds < ROUNDS:
-            if self.clock.allows(self._round_cost + self._step_cost + self.reserve):
+        if self._active == 0 and self._short and self.state.steering is not None and self._rounds < ROUNDS:
+            if self.clock.allows(self._round_cost + self._step_cost + self._reserve, self._share):
                 self._next_round()
             return False
         return self._active == 0
 
     def _compact(self) -> None:
-        """Drop finished rows from the batch where that is worth it. A term across rows needs them all."""
+        """Drop finished and lost rows from the batch where that is worth it. A term across rows needs them all."""
         state = self.state
         rows = len(state.done_N)
         if rows <= _COMPACT_ROWS or self._active > _COMPACT_BELOW * rows:
             return
         if self.problem.across_rows or state.rows_restart or state.steering is not None:
             return
-        keep = torch.nonzero(~state.done_N)[:, 0]
+        gone_N = state.done_N | ~self.ok_N[state.row_id_N]
+        keep = torch.nonzero(~gone_N)[:, 0]
         if len(keep) < _COMPACT_ROWS:  # fill up with finished rows: smaller batches run no faster
-            finished = torch.nonzero(state.done_N)[: _COMPACT_ROWS - len(keep), 0]
+            finished = torch.nonzero(gone_N)[: _COMPACT_ROWS - len(keep), 0]
             keep = torch.cat([keep, finished]).sort().values
         state.take(keep)
         self._compacted = True
