@@ -94,7 +94,9 @@ class Problem:
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
         self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
-        self._margins = [0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)]
+        self._margins = [
+            0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)
+        ]
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
         self._linearizer = Linearizer(decoder, self._decoded_residuals, self._evaluate, self.project)

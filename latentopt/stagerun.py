@@ -96,9 +96,7 @@ class StageRun:
         self._round_cost = 0
         self._changed = getattr(self.stage.search, "changed", None)
         front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first
-        steering = (
-            None if self._changed is None else first_steering(self.problem, state, self._starts.steering, front)
-        )
+        steering = None if self._changed is None else first_steering(self.problem, state, self._starts.steering, front)
         if self._changed is not None and steering is not None:
             state.steering = steering
             before = self.clock.rows

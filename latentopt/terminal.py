@@ -85,9 +85,7 @@ def show_result(screen: Screen, result: Result) -> None:
         screen.say(f"and {len(firsts) - _MOST_TARGETS} targets more")
     screen.say()
     if result.hypervolumes is not None:
-        counts = [
-            int(((result.target_index == t) & result.feasible).sum()) for t in range(len(result.hypervolumes))
-        ]
+        counts = [int(((result.target_index == t) & result.feasible).sum()) for t in range(len(result.hypervolumes))]
         fronts = [f"{n} designs, hypervolume {float(v):.4g}" for n, v in zip(counts, result.hypervolumes, strict=True)]
         screen.say(f"front    {'; '.join(fronts[:_MOST_TARGETS])}")
     screen.say(f"realism  {result.best.realism if result.hypervolumes is None else result.realism}")

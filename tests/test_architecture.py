@@ -35,7 +35,7 @@ FLOORS = {
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
     2: ["interfaces", "called", "steering", "tangents"],
     3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
-    4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell"],
+    4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "auto"],
     5: ["config", "result"],
     6: [
         "planning",
@@ -141,7 +141,14 @@ def test_nothing_unpickles_or_uses_global_random_state(path):
 def test_only_the_planning_names_plugins_by_kind():
     kinds = {"adam", "optuna", "mse", "slerp"}
     for path in CORE.glob("*.py"):
-        if path.stem in ("planning", "demo", "testing", "diagnosis", "doctor"):  # advice, and versions of distributions
+        if path.stem in (
+            "planning",
+            "auto",
+            "demo",
+            "testing",
+            "diagnosis",
+            "doctor",
+        ):  # advice, and versions of distributions
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
