@@ -6,6 +6,7 @@ Shapes: M rows, D latent values, R residuals, C columns at once, K directions of
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
@@ -87,7 +88,11 @@ class Linearizer:
                 at, r, _ = self._with_graph(z, target, None, twice=True)
                 _Twice(at, r).push(torch.ones_like(z))
             elif count >= decoder.dim:
-                self._forward_mode(z, target, None, torch.ones_like(z)[None])
+                with (
+                    warnings.catch_warnings()
+                ):  # torch reads its rules at the first use, by means that it deprecates itself
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    self._forward_mode(z, target, None, torch.ones_like(z)[None])
         except outputs.FAILURES as error:
             if outputs.is_out_of_memory(error):
                 raise

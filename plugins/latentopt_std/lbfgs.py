@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
-from latentopt import Decoder, Evaluation, Problem, RowNoise, Search, SearchConfig, SearchState
+from latentopt import Decoder, Problem, RowNoise, Search, SearchConfig, SearchState
 
 # A rejected trial is followed by one at this share of its length, at least and at most.
 SHORTEST, LONGEST = 0.1, 0.5
@@ -158,7 +158,7 @@ class LBFGSSearch:
         if problem.across_rows:  # a trial was judged beside trials of other rows, and not all of them were taken
             state.evaluation, state.gradient_ND = problem.value_and_grad(state.z_ND, state.target_N, state.steering)
         else:
-            state.evaluation = _either(taken_N, evaluation, state.evaluation)
+            state.evaluation = evaluation.where(taken_N, state.evaluation)
             state.gradient_ND = torch.where(taken_N[:, None], gradient_ND, state.gradient_ND)
         tangent_ND, edge = _tangent(problem, state)
         tangent_ND = tangent_ND * state.unit_N[:, None]
@@ -289,22 +289,3 @@ def _length(x_ND: Tensor) -> Tensor:
 
 def _rounding(merit_N: Tensor) -> Tensor:
     return merit_N.abs() * torch.finfo(merit_N.dtype).eps
-
-
-def _either(taken_N: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
-    """The new evaluation of the rows taken, the old one of the others. Tensors that are one stay one."""
-    made: dict[int, Tensor] = {}
-
-    def choose(after_N: Tensor, before_N: Tensor) -> Tensor:
-        if after_N is before_N:
-            return before_N
-        if id(after_N) not in made:
-            made[id(after_N)] = torch.where(taken_N, after_N, before_N)
-        return made[id(after_N)]
-
-    return Evaluation(
-        choose(new.loss_M, old.loss_M),
-        choose(new.merit_M, old.merit_M),
-        choose(new.violation_M, old.violation_M),
-        {name: choose(value_N, old.terms[name]) for name, value_N in new.terms.items()},
-    )
