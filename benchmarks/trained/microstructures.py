@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 SIDE = 64
-_MODES = [(a, b) for a in range(4) for b in range(-3, 4) if 0 < a * a + b * b <= 10 and (a > 0 or b > 0)]
-_INCLUSIONS = 3
+# Whole waves a side, one of each pair that differs in sign only: 10 of at most sqrt(5).
+_MODES = [(a, b) for a in range(3) for b in range(-2, 3) if 0 < a * a + b * b <= 5 and (a > 0 or b > 0)]
+_INCLUSIONS = 2
+# Matrix, phase, inclusion; each value varies by up to 0.3 above these. A phase is always the lighter and warmer of the two:
+# were they alike, each picture could be had in two ways, which no smooth map from latents can do.
+_COLOURS = torch.tensor([[0.10, 0.15, 0.30], [0.65, 0.50, 0.25], [0.70, 0.05, 0.10]])
 
 
 def draw(n: int, seed: int, block: int = 256) -> Tensor:
@@ -20,12 +24,11 @@ def draw(n: int, seed: int, block: int = 256) -> Tensor:
 
 
 def _block(n: int, generator: torch.Generator) -> Tensor:
-    """One block: `colour = mix(matrix, phase, inclusion) * light`, everything smooth in about sixty random numbers."""
-    phase_N1HW = torch.sigmoid(_field(n, generator) * 6)
+    """One block: `colour = mix(matrix, phase, inclusion) * light`, everything smooth in 38 random numbers."""
+    phase_N1HW = torch.sigmoid(_field(n, generator) * 4)
     inclusion_N1HW = _inclusions(n, generator)
-    colour_N33 = torch.rand(n, 3, 3, generator=generator)[..., None, None] * 0.5
-    # the matrix is the darker: were the two alike, each picture could be had in two ways
-    matrix, phase, inclusion = 0.05 + colour_N33[:, 0], 0.45 + colour_N33[:, 1], 0.25 + 1.4 * colour_N33[:, 2]
+    spread_N33 = 0.3 * torch.rand(n, 3, 3, generator=generator)
+    matrix, phase, inclusion = ((_COLOURS[k] + spread_N33[:, k])[..., None, None] for k in range(3))
     mixed_N3HW = torch.lerp(torch.lerp(matrix, phase, phase_N1HW), inclusion, inclusion_N1HW)
     lit_N3HW = mixed_N3HW * _light(n, generator)
     return (lit_N3HW.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -43,7 +46,7 @@ def _field(n: int, generator: torch.Generator) -> Tensor:
     angle_KHW = torch.stack([2 * math.pi * (a * y_H1 + b * x_1W) for a, b in _MODES])
     waves_K2HW = torch.cat([angle_KHW.cos(), angle_KHW.sin()])
     wave_number_K = torch.tensor([math.hypot(a, b) for a, b in _MODES]).repeat(2)
-    amplitude_K = wave_number_K**-1.5
+    amplitude_K = wave_number_K**-1.0
     amplitude_K = amplitude_K / amplitude_K.square().sum().mul(0.5).sqrt()
     coefficients_NK = torch.randn(n, len(amplitude_K), generator=generator) * amplitude_K
     level_N1 = 0.5 * torch.randn(n, 1, generator=generator)
@@ -51,14 +54,14 @@ def _field(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _inclusions(n: int, generator: torch.Generator) -> Tensor:
-    """How far a pixel lies in one of three discs `(n, 1, H, W)`, in [0, 1]: radii 0.04 to 0.14 of the side, soft edges."""
+    """How far a pixel lies in one of two discs `(n, 1, H, W)`, in [0, 1]: radii 0.08 to 0.16 of the side, soft edges."""
     y_H1, x_1W = _grid()
     centre_NK2 = torch.rand(n, _INCLUSIONS, 2, generator=generator)
-    radius_NK = 0.04 + 0.1 * torch.rand(n, _INCLUSIONS, generator=generator)
+    radius_NK = 0.08 + 0.08 * torch.rand(n, _INCLUSIONS, generator=generator)
     y_NKH1 = y_H1 - centre_NK2[..., 0, None, None]
     x_NK1W = x_1W - centre_NK2[..., 1, None, None]
     distance_NKHW = (y_NKH1.square() + x_NK1W.square()).sqrt()
-    inside_NKHW = torch.sigmoid((radius_NK[..., None, None] - distance_NKHW) * 50)
+    inside_NKHW = torch.sigmoid((radius_NK[..., None, None] - distance_NKHW) * 40)
     return 1 - (1 - inside_NKHW).prod(dim=1, keepdim=True)
 
 
