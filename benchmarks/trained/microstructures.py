@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 SIDE = 64
+# Seeds of what is held out: training draws from 1 + epoch on, and so never comes to these.
+KEPT_SEED, TEST_SEED = 1_000_001, 1_000_002
 # Whole waves a side, one of each pair that differs in sign only: 10 of at most sqrt(5).
 _MODES = [(a, b) for a in range(3) for b in range(-2, 3) if 0 < a * a + b * b <= 5 and (a > 0 or b > 0)]
 _INCLUSIONS = 2

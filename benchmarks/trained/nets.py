@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -76,11 +77,11 @@ _DOWN = (3, 24, 48, 96, 128)
 def _conv() -> tuple[nn.Sequential, nn.Sequential]:
     """64 values to 3 x 64 x 64: transposed convolutions, each followed by batch normalisation (Radford et al. 2016)."""
     down: list[nn.Module] = []
-    for before, after in zip(_DOWN, _DOWN[1:], strict=False):
+    for before, after in itertools.pairwise(_DOWN):
         down += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(_DOWN[-1] * 16, 128), Halves())
     up: list[nn.Module] = [nn.Linear(64, _UP[0] * 16, bias=False), nn.Unflatten(1, (_UP[0], 4, 4))]
-    for before, after in zip(_UP, _UP[1:], strict=False):
+    for before, after in itertools.pairwise(_UP):
         up += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
     up += [nn.BatchNorm2d(_UP[-1]), nn.ReLU(), nn.ConvTranspose2d(_UP[-1], 3, 4, 2, 1), nn.Sigmoid()]
     decoder = nn.Sequential(*up)
