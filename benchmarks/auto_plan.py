@@ -60,9 +60,9 @@ def main() -> None:
             rows += measured(name, task, decoder, {"target": target, **options})
     header = ["decoder", "task", "plan", "over the best known: median", "90th percentile", "rows a target", "CPU s"]
     words = (
-        "Default starts and region (the ball of 99 % of the prior). The best known is the lowest that any plan or the reference "
-        "(24 starts more, Adam 0.5 x 500, then L-BFGS x 100) found, a target. LM stands for `levenberg_marquardt`; it is left out "
-        "where there are no residuals."
+        "Default starts and region (the ball of 99 % of the prior). The best known is the lowest that any plan or the "
+        "reference (24 starts more, Adam 0.5 x 500, then L-BFGS x 100) found, a target. LM stands for `levenberg_marquardt`; "
+        "it is left out where there are no residuals."
     )
     write_section("auto", f"{words}\n\n{table(header, rows)}")
 

@@ -42,7 +42,7 @@ def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches,
 
 def _with_gradients(problem: Problem) -> tuple[Searches, str]:
     if problem.pareto:
-        return [{"kind": "lbfgs", "steps": 200}], "gradients reach every objective, and each row has its own weights"
+        return [{"kind": "lbfgs", "steps": 100}], "gradients reach every objective, and each row has its own weights"
     if problem.constraints:
         why = "there are gradients, and multipliers of constraints need time to settle in one search"
         return [{"kind": "lbfgs", "steps": 200}], why

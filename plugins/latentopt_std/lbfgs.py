@@ -41,6 +41,8 @@ class LBFGS(SearchConfig):
     history: int = Field(default=10, ge=1)
     longest: float = Field(default=0.3, gt=0)
     c1: float = Field(default=1e-4, gt=0, lt=0.5)
+    stop_gain: float = Field(default=1e-3, ge=0, lt=1)
+    stop_window: int = Field(default=10, ge=1)
 
     def build(self, decoder: Decoder) -> Search:
         return LBFGSSearch(self)
