@@ -212,6 +212,11 @@ class Problem:
                 parts.append(part)
         return torch.cat(parts, dim=1)
 
+    def objectives(self, evaluation: Evaluation) -> Tensor:
+        """The weighted loss of each term, `(M, K)`: what a front trades off, each to be minimized."""
+        parts = [goal_loss(term.goal, evaluation.terms[term.name]) * term.weight for term in self.terms]
+        return torch.stack(parts, dim=1)
+
     def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
         with self.decoder.frozen(), torch.no_grad():

@@ -34,7 +34,7 @@ FLOORS = {
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
     2: ["interfaces", "called", "steering"],
     3: ["problem", "hookspecs", "paths", "starts", "realism", "measures"],
-    4: ["driver", "stagerun", "budget", "registry", "asktell"],
+    4: ["driver", "stagerun", "budget", "registry", "asktell", "optimizers"],
     5: ["config", "result"],
     6: ["api", "testing", "diagnosis", "pictures", "progress", "terminal", "options", "execute", "doctor", "demo"],
     7: ["cli"],
