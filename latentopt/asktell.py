@@ -16,6 +16,7 @@ from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne,
 from latentopt.problem import Problem
 from latentopt.rng import RowNoise, derive_seed
 
+
 @dataclass(frozen=True)
 class Coordinates:
     """What optimizers move: latents are `centre + scale * (A u)` for coordinates u `(N, K)`.
@@ -91,8 +92,8 @@ class AskTell:
         batch: rows a target that are asked for at each step, and rows a target that the state holds.
         coordinates: `(problem, seed) -> Coordinates`; by default all latent values, in the prior's standard deviations.
         coordinate_rows: rows that making them costs at most.
-        repaired: whether optimizers are told the points that were judged, moved onto the region, rather than those
-            that they asked for.
+
+    Optimizers are told the points that they asked for, with the figures of where the region moved them to.
 
     A batch costs one copy of figures from the device, and two to it: points, and row numbers. At each step a row of the
     state gets a new point, and the better a point, the worse the best of the row that it gets: so the rows' best are at
@@ -107,11 +108,10 @@ class AskTell:
         batch: int,
         coordinates: Callable[[Problem, int], Coordinates] = prior_coordinates,
         coordinate_rows: int = 0,
-        repaired: bool = False,
     ) -> None:
         self.make, self.evaluations = make, evaluations
         self.batch = max(1, min(batch, evaluations))
-        self.coordinates, self.coordinate_rows, self.repaired = coordinates, coordinate_rows, repaired
+        self.coordinates, self.coordinate_rows = coordinates, coordinate_rows
         self.n_steps = evaluations // self.batch  # init knows how many starts there are, and lowers it
 
     # ------------------------------------------------------------------ the starts
@@ -162,9 +162,7 @@ class AskTell:
             remarks=chart.notes,
         )
 
-    def _optimizers(
-        self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise
-    ) -> AskTellOptimizers:
+    def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
         if isinstance(self.make, AllTargets):
             return self.make.make(problem, chart, targets, rng)
         made = [self.make(chart.count, derive_seed(rng.seed_for(0, t), 2)) for t in targets]
@@ -207,7 +205,7 @@ class AskTell:
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
         evaluation = problem.value(z_ND, target_N)
-        told, figures_2N = _told(problem, chart.of(z_ND) if self.repaired else points_NK, evaluation)
+        told, figures_2N = _told(problem, points_NK, evaluation)
         optimizers.tell(told, counts)
         return z_ND, evaluation, figures_2N
 
@@ -255,9 +253,7 @@ def _rank(figures_2TB: Floats) -> NDArray[np.intp]:
     return np.lexsort(figures_2TB, axis=-1)
 
 
-def _best_rows(
-    figures_2N: Floats, target_N: NDArray[np.int64], targets: Sequence[int], batch: int
-) -> NDArray[np.intp]:
+def _best_rows(figures_2N: Floats, target_N: NDArray[np.int64], targets: Sequence[int], batch: int) -> NDArray[np.intp]:
     """Numbers of the `batch` best rows of each target, best first."""
     rows = [np.nonzero(target_N == target)[0] for target in targets]
     return np.concatenate([part[_rank(figures_2N[:, part])][:batch] for part in rows])

@@ -11,6 +11,7 @@ from latentopt.testing import toy_decoders
 FAST = {
     "adam": {"steps": 15},
     "random": {"evaluations": 60},
+    "cmaes": {"evaluations": 60},
     "optuna": {"evaluations": 30, "batch": 10, "sampler": "random"},
 }
 # What an objective needs beside its kind; those that need no target are listed with `target` False.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from latentopt import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig, hookimpl
 from latentopt_std.adam import Adam
+from latentopt_std.cmaes_search import CMAES
 from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
@@ -30,6 +31,7 @@ from latentopt_std.structural import MSSSIM, SSIM
 
 __all__ = [
     "BCE",
+    "CMAES",
     "MAE",
     "MSE",
     "MSSSIM",
@@ -110,4 +112,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, OptunaSearch, RandomSearch]
+    return [Adam, CMAES, OptunaSearch, RandomSearch]

@@ -152,10 +152,10 @@ class Strategies:
         self.length_TK[due] = np.sqrt(np.where(square_GK < 0, _TINY, square_GK))
         self.change_T[due] = 0
 
-    def spread_T(self) -> Floats:
-        """The standard deviation along each target's longest axis."""
+    def longest(self) -> Floats:
+        """The standard deviation along each target's longest axis `(T,)`."""
         return self.sigma_T * self.length_TK.max(1)
 
-    def condition_T(self) -> Floats:
-        """The longest over the shortest axis."""
+    def skewness(self) -> Floats:
+        """The longest over the shortest axis `(T,)`."""
         return self.length_TK.max(1) / self.length_TK.min(1)
