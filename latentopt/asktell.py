@@ -220,12 +220,12 @@ def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) 
         rows += list(points_NK.T)
     found = torch.stack(rows).double().cpu().numpy()
     loss, merit, violation = found[:3]
-    figures_2N = _figures(loss, violation)
+    figures_2N = _figures(found[[0, 2]])
     objectives_KN = found[3 : 3 + len(problem.terms)] if front else None
     points = found[3 + (len(problem.terms) if front else 0) :].T if isinstance(points_NK, Tensor) else points_NK
-    sums = merit if objectives_KN is None else merit + objectives_KN.sum(0)
-    failed = ~np.isfinite(loss + sums + violation)
-    if failed.any():
+    sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
+    if not sound.all():
+        failed = ~sound.all(0)
         loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
         objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)
     told = Told(
@@ -241,10 +241,11 @@ def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) 
 # ---------------------------------------------------------------------- ranks, on the host
 
 
-def _figures(loss_N: Floats, violation_N: Floats) -> Floats:
+def _figures(figures_2N: Floats) -> Floats:
     """Loss and violation `(2, N)`, infinite for rows that can never win; the driver ranks by the same two."""
-    figures_2N = np.stack([loss_N, violation_N])
-    figures_2N[:, ~np.isfinite(figures_2N).all(0)] = np.inf
+    finite_2N = np.isfinite(figures_2N)
+    if not finite_2N.all():
+        figures_2N[:, ~finite_2N.all(0)] = np.inf
     return figures_2N
 
 
@@ -263,9 +264,10 @@ def _places(figures_2N: Floats, held_2N: Floats, targets: int) -> NDArray[np.int
     """Which new row each slot gets `(N,)`: a target's best new one goes to the slot with its worst best, and so on."""
     new_TB = _rank(figures_2N.reshape(2, targets, -1))
     held_TB = _rank(held_2N.reshape(2, targets, -1))
-    rows_TB = np.empty_like(new_TB)
-    np.put_along_axis(rows_TB, held_TB[:, ::-1], new_TB, axis=1)
-    return (rows_TB + np.arange(targets)[:, None] * new_TB.shape[1]).ravel()
+    first_T1 = np.arange(0, new_TB.size, new_TB.shape[1])[:, None]
+    rows_N = np.empty(new_TB.size, dtype=np.intp)
+    rows_N[(held_TB[:, ::-1] + first_T1).ravel()] = (new_TB + first_T1).ravel()
+    return rows_N
 
 
 def _better(new_2N: Floats, held_2N: Floats) -> Floats:

@@ -271,7 +271,7 @@ def test_evaluations_of_rows_that_fail_everywhere_say_so(decoder):
 
 
 def test_rows_that_have_no_value_rank_last():
-    figures = _figures(np.array([np.nan, 1.0, -np.inf, 3.0]), np.array([0.0, 0.5, 0.0, 0.0]))
+    figures = _figures(np.array([[np.nan, 1.0, -np.inf, 3.0], [0.0, 0.5, 0.0, 0.0]]))
     assert _best_rows(figures, np.array([0, 0, 0, 0]), [0], 4).tolist() == [3, 1, 0, 2]
     assert _best_rows(figures, np.array([0, 1, 0, 1]), [1], 4).tolist() == [3, 1]
     assert _best_rows(figures, np.array([0, 1, 0, 1]), [0, 1], 1).tolist() == [0, 3]

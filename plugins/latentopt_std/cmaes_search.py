@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ _FULL_UP_TO = 100
 _PENALTY = 2.0
 # When a population has ended: its losses over the window agree to float32's precision, it is smaller than that, it is
 # degenerate (pycma's 1e14 is that of the covariance), or it has left the prior.
+_LOOK = 8  # generations
 _FLAT, _SMALL, _SKEW, _WIDE = 1e-6, 1e-5, 1e7, 1e4
 
 
@@ -66,12 +67,14 @@ class Populations:
     def __init__(self, count: int, targets: int, population: int, sigma: float, separable: bool, restarts: int) -> None:
         self.population, self.restarts, self.targets = population, restarts, targets
         self.strategies = Strategies(np.zeros((targets, count)), sigma, separable)
+        self.numbers_T = np.arange(targets)
         self.begun_T = np.zeros(targets, dtype=int)
         self.seen: list[Told | None] = [None] * targets
-        self.pending: list[list[Told]] = [[] for _ in range(targets)]
+        self.history: list[Told] = []
+        self.waited_T = np.zeros(targets, dtype=int)
         window = 10 + math.ceil(30 * count / population)  # generations, as in Auger and Hansen 2005
         self.worst_WT, self.least_WT = np.full((2, window, targets), np.nan)
-        self.generator = np.random.default_rng(0)
+        self.generator = np.random.Generator(np.random.SFC64(0))
 
     def add(self, told: Told, counts: Sequence[int]) -> None:
         """The starts: the best of them is where a target begins."""
@@ -83,7 +86,7 @@ class Populations:
 
     def ask(self, counts: Sequence[int], seed_for: Callable[[int], int]) -> Floats:
         """Points `(sum of counts, K)`. A target's points do not depend on how many targets come after it."""
-        self.generator = np.random.default_rng(seed_for(0))
+        self.generator = np.random.Generator(np.random.SFC64(seed_for(0)))
         normal_TLK = self.generator.standard_normal((self.targets, self.population, self.strategies.count))
         points_TLK = self.strategies.points(normal_TLK)
         if len(set(counts)) == 1:
@@ -95,26 +98,34 @@ class Populations:
         if any(n != self.population for n in counts):  # the starts were fewer than a population
             self.add(told, counts)
             return
-        if not self.begun_T.any():
-            self._update(slice(None), told, self.targets)
-            return
-        for target, part in enumerate(told.parts(counts)):
-            self.pending[target].append(part)
-            if len(self.pending[target]) == 2 ** self.begun_T[target]:
-                parts, self.pending[target] = self.pending[target], []
-                self._update([target], _joined(parts), 1)
+        self.history.append(told)
+        self.waited_T += 1
+        levels = set(self.begun_T.tolist())
+        del self.history[: -(2 ** max(levels))]
+        for level in levels:
+            due_T = (self.begun_T == level) & (self.waited_T == 2**level)
+            if due_T.all():
+                self._update(slice(None), self.history[-(2**level) :])
+            elif due_T.any():
+                self._update(np.nonzero(due_T)[0], self.history[-(2**level) :])
 
-    def _update(self, which: slice | list[int], told: Told, targets: int) -> None:
-        order_GL = _steering(told, targets).argsort(axis=1, kind="stable")
-        points_GLK = told.points_nK.reshape(targets, order_GL.shape[1], -1)
-        self.strategies.update(which, np.take_along_axis(points_GLK, order_GL[:, :, None], axis=1))
-        ranked_GL = np.take_along_axis(told.merit_n.reshape(targets, -1), order_GL, axis=1)
-        slot_G = self.strategies.generation_T[which] % len(self.least_WT)
-        index = np.arange(self.targets)[which]
-        self.least_WT[slot_G, index], self.worst_WT[slot_G, index] = ranked_GL[:, 0], ranked_GL[:, -1]
-        for target in index[self._ended(index)]:
-            self.begun_T[target] += 1
-            self._restart(int(target), int(self.begun_T[target]))
+    def _update(self, which: Any, parts: Sequence[Told]) -> None:
+        """One generation of these targets, whose populations came in so many parts."""
+        told = parts[0] if len(parts) == 1 else _side_by_side(parts, self.targets)
+        loss_GL, merit_GL = (part.reshape(self.targets, -1)[which] for part in (told.loss_n, told.merit_n))
+        violation_GL = None if told.violation_n is None else told.violation_n.reshape(self.targets, -1)[which]
+        order_GL = _ranked_by(loss_GL, violation_GL).argsort(axis=1, kind="stable")
+        points_GLK = told.points_nK.reshape(self.targets, order_GL.shape[1], -1)[which]
+        self.strategies.update(which, points_GLK[np.arange(len(order_GL))[:, None], order_GL])
+        self.waited_T[which] = 0
+        generation_G, index_G = self.strategies.generation_T[which], self.numbers_T[which]
+        slot_G = generation_G % len(self.least_WT)
+        self.least_WT[slot_G, index_G], self.worst_WT[slot_G, index_G] = merit_GL.min(1), merit_GL.max(1)
+        looked_G = generation_G % _LOOK == 0
+        if looked_G.any():
+            for target in index_G[looked_G][self._ended(index_G[looked_G])]:
+                self.begun_T[target] += 1
+                self._restart(int(target), int(self.begun_T[target]))
 
     def _ended(self, index: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Which of these targets' distributions have nothing left to learn."""
@@ -136,26 +147,36 @@ class Populations:
 
 
 def _joined(parts: Sequence[Told]) -> Told:
+    """One after the other."""
     columns = zip(*parts, strict=True)
     return Told(*(None if one[0] is None else np.concatenate(one) for one in columns))  # type: ignore[arg-type]
 
 
-def _steering(told: Told, targets: int) -> Floats:
+def _side_by_side(parts: Sequence[Told], targets: int) -> Told:
+    """Parts of populations joined target by target."""
+
+    def joined(arrays: Sequence[Floats]) -> Floats:
+        rest = arrays[0].shape[1:]
+        return np.concatenate([one.reshape(targets, -1, *rest) for one in arrays], axis=1).reshape(-1, *rest)
+
+    columns = zip(*parts, strict=True)
+    return Told(*(None if one[0] is None else joined(one) for one in columns))  # type: ignore[arg-type]
+
+
+def _ranked_by(loss_GL: Floats, violation_GL: Floats | None) -> Floats:
     """What each target's population is ranked by `(G, L)`: the loss, plus the violation in the population's own units.
 
     The weight of an exact (l1) penalty must exceed the loss's slope over the violation's (Nocedal and Wright 2006,
-    section 17.2), which is about the ratio of their spreads in the population; `_PENALTY` times that is taken.
+    section 17.2), which is about the ratio of their spreads in the population; `_PENALTY` times that is taken. A point
+    that failed is NaN, which sorts last.
     """
-    loss_GL = told.loss_n.reshape(targets, -1)
-    if told.violation_n is None:
-        return np.where(np.isnan(loss_GL), np.inf, loss_GL)
-    violation_GL = told.violation_n.reshape(targets, -1)
+    if violation_GL is None:
+        return loss_GL
     spread_G1, broken_G1 = (_spread(part) for part in (loss_GL, violation_GL))
     weight_G1 = np.where(
         broken_G1 > 0, np.where(spread_G1 > 0, spread_G1, 1) / np.where(broken_G1 > 0, broken_G1, 1), 0
     )
-    ranked_GL = loss_GL + _PENALTY * weight_G1 * violation_GL
-    return np.where(np.isnan(ranked_GL), np.inf, ranked_GL)
+    return loss_GL + _PENALTY * weight_G1 * violation_GL
 
 
 def _spread(values_GL: Floats) -> Floats:
