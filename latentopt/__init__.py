@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
     "arrayfield": ("Array",),
-    "asktell": ("AskTell", "AskTellOptimizer", "Coordinates", "Told"),
+    "asktell": ("AskTell", "Coordinates"),
     "coderef": ("CodeRef",),
     "comparison": ("Comparison",),
     "contest": ("compare",),
@@ -52,6 +52,7 @@ _WHERE = {
     ),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
+    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "Told"),
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
@@ -75,12 +76,7 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from latentopt.arrayfield import Array as Array
-    from latentopt.asktell import (
-        AskTell as AskTell,
-        AskTellOptimizer as AskTellOptimizer,
-        Coordinates as Coordinates,
-        Told as Told,
-    )
+    from latentopt.asktell import AskTell as AskTell, Coordinates as Coordinates
     from latentopt.budget import Budget as Budget, Report as Report
     from latentopt.coderef import CodeRef as CodeRef
     from latentopt.comparison import Comparison as Comparison
@@ -127,6 +123,13 @@ if TYPE_CHECKING:
     )
     from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
     from latentopt.modules import as_device as as_device
+    from latentopt.optimizers import (
+        AllTargets as AllTargets,
+        AskTellOptimizer as AskTellOptimizer,
+        AskTellOptimizers as AskTellOptimizers,
+        OneATarget as OneATarget,
+        Told as Told,
+    )
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism

@@ -35,7 +35,7 @@ FLOORS = {
     1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
     2: ["interfaces", "called", "steering", "tangents"],
     3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
-    4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "auto"],
+    4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "optimizers", "auto"],
     5: ["config", "result"],
     6: [
         "planning",

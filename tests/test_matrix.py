@@ -13,6 +13,7 @@ FAST = {
     "langevin": {"steps": 60, "temperature": 1e-3},
     "lbfgs": {"steps": 15},
     "random": {"evaluations": 60},
+    "cmaes": {"evaluations": 60},
     "optuna": {"evaluations": 30, "batch": 10, "sampler": "random"},
 }
 # What an objective needs beside its kind; those that need no target are listed with `target` False.

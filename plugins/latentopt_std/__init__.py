@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from latentopt import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig, hookimpl
 from latentopt_std.adam import Adam
+from latentopt_std.cmaes_search import CMAES
 from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.langevin import Langevin
@@ -33,6 +34,7 @@ from latentopt_std.structural import MSSSIM, SSIM
 
 __all__ = [
     "BCE",
+    "CMAES",
     "LBFGS",
     "MAE",
     "MSE",
@@ -116,4 +118,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, LBFGS, Langevin, LevenbergMarquardt, OptunaSearch, RandomSearch]
+    return [Adam, Langevin, OptunaSearch, RandomSearch, LBFGS, LevenbergMarquardt, CMAES]
