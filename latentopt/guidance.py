@@ -53,11 +53,15 @@ def _multiplied(signed_NC: Tensor, problem: Problem, old: Steering) -> Steering:
     moved_NC = old.multipliers_NC + old.penalties_NC * signed_NC
     moved_NC = torch.where(equality_C, moved_NC, moved_NC.clamp(min=0))
     moved_NC = torch.where(torch.isfinite(moved_NC), moved_NC, old.multipliers_NC)
-    broken_NC = torch.where(equality_C, signed_NC.abs(), signed_NC.clamp(min=0))
+    broken_NC = torch.where(equality_C, signed_NC, signed_NC.clamp(min=0))
     penalties_NC = old.penalties_NC
     if old.broken_NC is not None:
         grown_NC = torch.minimum(penalties_NC * _GROWTH, problem.penalties_C.to(penalties_NC) * _MOST)
-        penalties_NC = torch.where(broken_NC > _ENOUGH * old.broken_NC, grown_NC, penalties_NC)
+        # On the same side as before, that is: what swings from one side to the other asks for no stiffer penalty. Inner
+        # solves are cut short, and the stiffer the penalty, the farther their errors throw the multipliers.
+        same_NC = broken_NC.sign() == old.broken_NC.sign()
+        stays_NC = same_NC & (broken_NC.abs() > _ENOUGH * old.broken_NC.abs())
+        penalties_NC = torch.where(stays_NC, grown_NC, penalties_NC)
     return old._replace(multipliers_NC=moved_NC, penalties_NC=penalties_NC, broken_NC=broken_NC)
 
 
