@@ -12,6 +12,8 @@ _WHERE = {
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "Coordinates"),
     "coderef": ("CodeRef",),
+    "comparison": ("Comparison",),
+    "contest": ("compare",),
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "budget": ("Budget", "Report"),
@@ -54,7 +56,7 @@ _WHERE = {
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
-    "regions": ("Ball", "Box", "Free", "Shell", "Sphere"),
+    "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "weights": ("load_weights", "parse_weights", "read_weights"),
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from latentopt.asktell import AskTell as AskTell, Coordinates as Coordinates
     from latentopt.budget import Budget as Budget, Report as Report
     from latentopt.coderef import CodeRef as CodeRef
+    from latentopt.comparison import Comparison as Comparison
+    from latentopt.contest import compare as compare
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
     from latentopt.errors import (
@@ -129,7 +133,14 @@ if TYPE_CHECKING:
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism
-    from latentopt.regions import Ball as Ball, Box as Box, Free as Free, Shell as Shell, Sphere as Sphere
+    from latentopt.regions import (
+        Ball as Ball,
+        Box as Box,
+        Free as Free,
+        Near as Near,
+        Shell as Shell,
+        Sphere as Sphere,
+    )
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
     from latentopt.weights import (

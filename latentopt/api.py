@@ -27,26 +27,13 @@ from latentopt.config import (
 from latentopt.decoder import Decoder, LatentoptWarning
 from latentopt.driver import Outcome, drive
 from latentopt.errors import ConfigError, InputFileError, ShapeError
-from latentopt.interfaces import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig
+from latentopt.interfaces import DecoderConfig, Evaluation, InterpolatorConfig, SamplerConfig
 from latentopt.outputs import describe
 from latentopt.paths import path_points
-from latentopt.problem import Problem, build_terms
-from latentopt.regions import default_region
-from latentopt.registry import installed
+from latentopt.planning import DEFAULTS, plan, rows_kept
+from latentopt.problem import Problem
 from latentopt.result import Cost, Draws, Result, new_folder
-from latentopt.stagerun import Stage
 from latentopt.starts import build_starts
-
-# What is used where a run does not say. The one place where the core knows plugins by name.
-DEFAULTS: dict[str, Any] = {
-    "objectives": ["mse"],
-    "search": ["adam"],
-    "search without gradients": ["optuna"],
-    "sampler": {"kind": "prior"},
-    "interpolator": {"kind": "slerp"},
-    "starts": ["mean", {"kind": "prior", "n": 7, "screened_from": 512}],
-    "starts with codes": ["encoder", "mean", {"kind": "prior", "n": 6, "screened_from": 512}],
-}
 
 OnReport = Callable[[Report], object]
 
@@ -75,6 +62,7 @@ def optimize(
     target: Any = None,
     objectives: Any = None,
     constraints: Any = None,
+    pareto: bool = False,
     starts: Any = None,
     region: Any = None,
     search: Any = None,
@@ -90,9 +78,11 @@ def optimize(
         target: one design, T designs `(T, *design_shape)`, or a path; fills every objective with an empty target.
         objectives: names, dicts, configs or callables `Candidates -> (M,)`; `mse` where there is a target.
         constraints: objectives whose goal is a bound that must hold.
+        pareto: the front of designs that no other beats in every objective, in place of the best sum.
         starts: "mean", "encoder", samplers, or latents `(n, D)` for every target or `(T, n, D)`; one or a list.
         region: where the search may go; by default what 99 % of the prior's draws keep to.
-        search: one search or a chain of them, each from the best rows of the one before.
+        search: one search or a chain of them, each from the best rows of the one before; a list in it is a race. By default
+            "auto": a plan chosen for the problem, which the result's notes and config spell out.
         budget: `{"rows": ..., "seconds": ...}` for the whole run.
         seed: same seed, same result.
         out: a new folder to keep the run in.
@@ -105,6 +95,7 @@ def optimize(
         target=target,
         objectives=objectives,
         constraints=constraints,
+        pareto=pareto or None,
         starts=starts,
         region=region,
         search=search,
@@ -197,52 +188,9 @@ def _run_task(config: RunConfig, decoder: Decoder, on_report: OnReport | None) -
 # ---------------------------------------------------------------------- the three tasks
 
 
-def plan(config: RunConfig, decoder: Decoder) -> tuple[RunConfig, Problem, list[Stage]]:
-    """The run with every default filled in, its problem and its stages, checked at the door."""
-    task = config.task
-    if not isinstance(task, OptimizeTask):
-        raise ConfigError(f"a plan is for optimize, got {task.kind}")
-    targets = None if task.target is None else decoder.as_designs(task.target)
-    n_targets = 1 if targets is None else len(targets)
-    objectives = task.objectives
-    if objectives is None:
-        if targets is None:
-            raise ConfigError("nothing to search for: give a target, or objectives")
-        objectives = [_objective(one) for one in DEFAULTS["objectives"]]
-    aimed = [one.with_target(task.target) if targets is not None else one for one in objectives]
-    limits = [one.with_target(task.target) if targets is not None else one for one in task.constraints]
-    if targets is not None and not any(_uses_target(one) for one in (*aimed, *limits)):
-        names = ", ".join(repr(one.name or one.kind_name()) for one in (*aimed, *limits))
-        raise ConfigError(f"no objective could use the target ({names} take none): drop the target, or add 'mse'")
-    region = task.region or default_region(decoder.space.prior)
-    terms = build_terms(aimed, decoder)
-    problem = Problem(
-        decoder,
-        terms,
-        constraints=build_terms(limits, decoder, taken=[term.name for term in terms]),
-        region=region.resolve(decoder.space),
-        targets=n_targets,
-    )
-    problem.check()
-    searches = task.search
-    if searches is None:
-        names = DEFAULTS["search without gradients" if problem.without_gradient else "search"]
-        searches = [cast(SearchConfig, make_plugin_config("searches", name)) for name in names]
-    blind = [kind for kind, cls in installed().kinds("searches").items() if not getattr(cls, "needs_gradient", True)]
-    for search in searches:
-        if search.needs_gradient:
-            problem.require_gradient(search.kind_name(), blind)
-    starts = task.starts
-    if starts is None:
-        codes = targets is not None and decoder.encoder is not None
-        starts = _starts(DEFAULTS["starts with codes" if codes else "starts"])
-    filled = task.model_copy(update={"objectives": objectives, "region": region, "search": searches, "starts": starts})
-    stages = [Stage(search.kind_name(), search.build(decoder), search.keep) for search in searches]
-    return config.model_copy(update={"task": filled}), problem, stages
-
-
 def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report: OnReport | None) -> Result:
-    config, problem, stages = plan(config, decoder)
+    planned = plan(config, decoder)
+    config, problem = planned.config, planned.problem
     filled = cast(OptimizeTask, config.task)
     targets = None if task.target is None else decoder.as_designs(task.target)
     if decoder.encoder is not None:
@@ -250,12 +198,13 @@ def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report
     clock = Clock(problem, config.budget)
     with decoder.frozen():
         z_ND, target_N = build_starts(filled.starts or [], problem, decoder, targets, config.seed)
-    kept = min(len(z_ND), problem.targets * (stages[-1].keep or len(z_ND)))
+    kept = rows_kept(planned, len(z_ND))
     needed = len(z_ND) * decoder.dim * memory.SEARCHED + kept * _design_bytes(decoder)
     with memory.room(
         needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"
     ):
-        outcome = drive(problem, z_ND, target_N, stages, clock=clock, seed=config.seed, on_report=on_report)
+        outcome = drive(problem, z_ND, target_N, planned.stages, clock=clock, seed=config.seed, on_report=on_report)
+    outcome.notes[:0] = planned.notes
     odd = _range_note(decoder, targets)
     if odd:
         warnings.warn(odd, LatentoptWarning, stacklevel=5)
@@ -312,9 +261,28 @@ def _result(
         stopped=outcome.stopped,
         diverged=outcome.diverged,
         search=outcome.kept,
+        reference=None if outcome.reference_TK is None else outcome.reference_TK.cpu(),
+        hypervolumes=None if outcome.reference_TK is None else _hypervolumes(problem, evaluation, outcome),
+        latent_std=decoder.space.std(outcome.z_ND).cpu(),
+        design_spread=decoder.probe.spread,
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
     return whole.take(order)
+
+
+def _hypervolumes(problem: Problem, evaluation: Evaluation, outcome: Outcome) -> Tensor:
+    """The volume that each target's feasible rows dominate up to its reference point, `(T,)`; Fonseca et al. 2006 by
+    moocore. 0 where a target has no such row."""
+    import moocore
+
+    assert outcome.reference_TK is not None
+    losses_NK, reference_TK = problem.objectives(evaluation).double().cpu(), outcome.reference_TK.double().cpu()
+    target_N, feasible_N = outcome.target_N.cpu(), evaluation.violation_M.cpu() == 0
+    found = []
+    for target, reference_K in enumerate(reference_TK):
+        rows = losses_NK[(target_N == target) & feasible_N]
+        found.append(float(moocore.hypervolume(rows.numpy(), ref=reference_K.numpy())) if len(rows) else 0.0)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _sample(config: RunConfig, task: SampleTask, decoder: Decoder) -> Draws:
@@ -377,19 +345,6 @@ def _room_for_draws(decoder: Decoder, n: int, field: str) -> AbstractContextMana
     return memory.room(needed, f"{n} designs of shape {decoder.design_shape} and their latents", f"lower {field}")
 
 
-def _objective(value: Any) -> ObjectiveConfig:
-    return cast(ObjectiveConfig, make_plugin_config("objectives", value))
-
-
-def _uses_target(objective: ObjectiveConfig) -> bool:
-    """A callable reads `target_index`, so it may use a target; a config has a field for it or not."""
-    return "target" in type(objective).model_fields or objective.kind_name() == "callable"
-
-
-def _starts(values: list[Any]) -> list[Any]:
-    return [v if isinstance(v, str) else make_plugin_config("samplers", v) for v in values]
-
-
 class _Examples:
     """Held-out designs that ship with decoders: `examples.digits()` gives `(n, *design_shape)`."""
 
@@ -409,4 +364,4 @@ class _Examples:
 
 examples = _Examples()
 
-__all__ = ["DEFAULTS", "Array", "examples", "interpolate", "load_decoder", "optimize", "plan", "run", "sample"]
+__all__ = ["Array", "examples", "interpolate", "load_decoder", "optimize", "run", "sample"]

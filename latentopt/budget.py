@@ -45,16 +45,35 @@ class Clock:
         """Seconds used."""
         return time.perf_counter() - self.started
 
-    def allows(self, rows: int) -> bool:
-        """Whether the budget still covers this many rows, and time is left."""
-        if self.budget.rows is not None and self.forward + self.backward + rows > self.budget.rows:
+    @property
+    def rows(self) -> int:
+        """Forward plus backward rows used: what a budget counts."""
+        return self.forward + self.backward
+
+    def allows(self, rows: int, share: Budget | None = None) -> bool:
+        """Whether the budget (or a `share` of it, counted from the run's beginning too) covers this many rows more, and
+        time is left."""
+        limit = share or self.budget
+        if limit.rows is not None and self.rows + rows > limit.rows:
             return False
-        return self.budget.seconds is None or self.seconds < self.budget.seconds
+        return limit.seconds is None or self.seconds < limit.seconds
+
+    def share(self, part: int, of: int, reserve: int, began: tuple[int, float]) -> Budget:
+        """The end of entrant `part`'s equal share (0, 1, ... `of` them) of what is left of the budget since `began`."""
+        rows, seconds = self.budget.rows, self.budget.seconds
+        if rows is not None:
+            rows = began[0] + (rows - reserve - began[0]) * (part + 1) // of + reserve
+        if seconds is not None:
+            seconds = began[1] + (seconds - began[1]) * (part + 1) / of
+        return self.budget.model_copy(update={"rows": rows, "seconds": seconds})
 
 
 @dataclass(frozen=True)
 class Report:
-    """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage."""
+    """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage.
+
+    `entrant` numbers the searches that race in one stage.
+    """
 
     stage: int
     name: str
@@ -67,3 +86,4 @@ class Report:
     median: float
     alive: int
     rows_N: tuple[float, ...]
+    entrant: int = 0

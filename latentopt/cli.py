@@ -130,9 +130,18 @@ def optimize(
     objective: Annotated[
         list[str] | None, typer.Option(help="What to reach: a kind, or '{kind: ..., weight: 0.1}'. Repeatable.")
     ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="What must hold: '{kind: ..., goal: {at_most: 0.2}}'. Repeatable."),
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="The front of the objectives, not the best sum.")] = False,
     search: Annotated[
         list[str] | None,
-        typer.Option("--search", "-s", help="How to search: a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain."),
+        typer.Option(
+            "--search",
+            "-s",
+            help="How to search: auto, a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain. '[adam, lbfgs]': a race.",
+        ),
     ] = None,
     starts: Annotated[
         list[str] | None, typer.Option(help="Where from: mean, encoder, a sampler or a file. Repeatable.")
@@ -161,6 +170,8 @@ def optimize(
             kind="optimize",
             target=files[0] if len(files) == 1 else files or None,
             objectives=options.values(objective),
+            constraints=options.values(constraint),
+            pareto=pareto or None,
             starts=options.starts(starts),
             region=None if region is None else options.value(region),
             search=options.values(search),
@@ -168,6 +179,49 @@ def optimize(
     }
     found = options.config_of(decoder, data, changes)
     _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN.YAML [SEARCH]...", help="A run file in YAML, and more searches.")
+    ],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            "-s",
+            metavar="SEARCH...",
+            help="Searches to compare: kinds, '{kind: ..., lr: 0.1}', or '[optuna, adam]' for a chain. "
+            "Random draws are always among them. Default: the run file's own.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each search runs with.")] = 5,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Budget of each run, rows decoded plus gradients taken. Default: the file's, or 2000 a target."
+        ),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="End each run after this long at the latest.")] = None,
+    changes: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for compare.png, compare.json and compare.csv.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare searches on one problem: same starts, same budget, several seeds."""
+    from latentopt import execute
+    from latentopt.config import read_config
+
+    file, more = options.run_file(words)
+    found = read_config(file, changes or ())
+    searches = options.values([*(search or ()), *more])
+    code = execute.compare(found, searches, _screen(as_json, quiet), seeds=seeds, rows=rows, seconds=seconds, out=out)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import numpy as np
-from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, WrapValidator, create_model
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
 from torch import Tensor
 
 from latentopt.arrayfield import Array
@@ -35,7 +45,11 @@ Start = Literal["mean", "encoder"] | Array | SamplerConfig
 
 
 class OptimizeTask(StrictModel):
-    """Search for the latents whose designs reach the targets, or meet the objectives' goals."""
+    """Search for the latents whose designs reach the targets, or meet the objectives' goals.
+
+    `pareto` asks for the front of the objectives in place of their sum. In `search` a list within the list is a race; "auto",
+    the default, is a plan that is chosen for the problem.
+    """
 
     kind: Literal["optimize"] = "optimize"
     target: Array | None = None
@@ -43,7 +57,8 @@ class OptimizeTask(StrictModel):
     region: RegionChoice | None = None
     objectives: list[ObjectiveConfig] | None = None
     constraints: list[ObjectiveConfig] = Field(default_factory=list)
-    search: list[SearchConfig] | None = None
+    pareto: bool = False
+    search: list[SearchConfig | list[SearchConfig]] | None = None
 
 
 class SampleTask(StrictModel):
@@ -135,6 +150,25 @@ def _listed(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple) else [value]
 
 
+def _entry(search: Any) -> Any:
+    """A search, or a list of searches that race."""
+    one: Any = Annotated[search, Tag("(search)")]
+    race: Any = Annotated[list[search], Field(min_length=2), Tag("(race)")]
+    which = Discriminator(lambda value: "(race)" if isinstance(value, list | tuple) else "(search)")
+    return Annotated[one | race, which]
+
+
+def _no_auto(value: Any) -> Any:
+    """`auto` is no search but a plan: the same as no word on how to search."""
+    only = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if only == "auto" or (isinstance(only, dict) and only == {"kind": "auto"}):
+        return None
+    entries = [one for entry in _listed(value) or [] for one in _listed(entry) or []]
+    if any((one.get("kind") if isinstance(one, dict) else one) == "auto" for one in entries):
+        raise ValueError("'auto' plans the whole search, so it stands alone: drop it, or drop the others")
+    return value
+
+
 def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any]) -> Any:
     """'mean', 'encoder', latents (a tensor, or {path: ...}), or a sampler."""
     if value in ("mean", "encoder") if isinstance(value, str) else isinstance(value, Array):
@@ -163,6 +197,8 @@ def _run_config_type(registry: Registry) -> type[RunConfig]:
     def some(one: Any, least: int = 1) -> Any:
         return Annotated[list[one], Field(min_length=least), BeforeValidator(_listed), AlsoOne()]
 
+    searches: Any = some(_entry(types["searches"])) | None
+    searches = Annotated[searches, BeforeValidator(_no_auto), AlsoNames(["auto"])]
     optimize: Any = create_model(
         "Optimize",
         __base__=OptimizeTask,
@@ -170,7 +206,7 @@ def _run_config_type(registry: Registry) -> type[RunConfig]:
         starts=(some(start) | None, None),
         objectives=(some(types["objectives"]) | None, None),
         constraints=(some(types["objectives"], 0), Field(default_factory=list)),
-        search=(some(types["searches"]) | None, None),
+        search=(searches, None),
     )
     sample: Any = create_model(
         "Sample", __base__=SampleTask, __doc__=SampleTask.__doc__, sampler=(sampler | None, None)

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from latentopt import api, pictures, progress, terminal
+from latentopt import api, charts, pictures, progress, terminal
 from latentopt.decoder import Decoder
 from latentopt.pictures import Row
 from latentopt.result import Draws, Result, new_folder
@@ -148,7 +148,7 @@ def _match(decoder: Decoder, examples: Tensor, folder: Path, seed: int, screen: 
         labels=[f"mean squared error {loss:.4f}" for loss in best.loss.tolist()],
     )
     pictures.write(figure, folder / "matches.png")
-    curve = pictures.curves(
+    curve = charts.curves(
         found.history,
         title=f"All {len(found)} rows of the search for {_TARGETS} digits",
         subtitle=f"{len(found) // _TARGETS} starts a digit, moved together; mean squared error",

@@ -1,24 +1,30 @@
-"""The one driver of every search: stages in order, one budget, and what is handed over. No host sync but at reports."""
+"""The one driver of every search: stages in order, races, one budget, what is handed over. No host sync but at reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from latentopt import memory
+from latentopt.archive import SIZE, Archive
 from latentopt.budget import Clock, Report
-from latentopt.errors import ConfigError
+from latentopt.errors import ConfigError, DivergedError
 from latentopt.problem import Problem
+from latentopt.ranking import Best, distinct, ranked
 from latentopt.stagerun import Stage, StageRun, final_rows
+
+Entry = Stage | Sequence[Stage]  # one search, or several that race
 
 
 @dataclass
 class Outcome:
     """What the driver hands over: the best of each surviving row of the last stage, and how the run went.
 
-    `kept` is what the stages' states hold as a whole, such as a subspace, by `stage.field`.
+    `kept` is what the stages' states hold as a whole, such as a subspace, by `stage.field`. With several objectives the
+    rows are the front, and `reference_TK` is the worst of each objective over the starts `(T, K)`.
     """
 
     z_ND: Tensor
@@ -32,13 +38,14 @@ class Outcome:
     diverged: int
     notes: list[str] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    reference_TK: Tensor | None = None
 
 
 def drive(
     problem: Problem,
     z_ND: Tensor,
     target_N: Tensor,
-    stages: Sequence[Stage],
+    stages: Sequence[Entry],
     *,
     clock: Clock,
     seed: int,
@@ -46,72 +53,168 @@ def drive(
 ) -> Outcome:
     """Runs the stages in order on starts `(N, D)` for their targets `(N,)`, each from the best rows of the one before.
 
-    Stops at the budget, or at an interrupt (Ctrl-C), with the best so far. The final evaluation of the returned rows is
-    kept within the budget. Raises `ConfigError` where the budget does not cover the starts, `DivergedError` where no
-    row has a finite loss.
+    A stage that is a list is a race: its searches begin from the same rows, each with an equal share of the rows and seconds
+    that are left, and the best distinct rows of all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
+    the best so far. The final evaluation of the returned rows is kept within the budget. Raises `ConfigError` where the
+    budget does not cover the starts, `DivergedError` where no row has a finite loss.
     """
-    history: list[Report] = []
-    stopped, diverged = "finished", 0
-    run: StageRun | None = None
-    notes: list[str] = []
-    kept: dict[str, Tensor] = {}
-    memory.keep_freed_memory()
-    with problem.decoder.frozen():
-        for index, stage in enumerate(stages):
-            if run is not None:
-                z_ND, target_N = run.best_rows(stages[index - 1].keep)
-            starting = getattr(stage.search, "start_rows", None)
-            first, held = (len(z_ND), len(z_ND)) if starting is None else starting(problem, len(z_ND))
-            least = final_rows(problem, held) + first
-            if not clock.allows(least):
-                if run is None:
+    return _Drive(problem, stages, clock, seed, on_report).run(z_ND, target_N)
+
+
+class _Drive:
+    """One run: what its stages share."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        stages: Sequence[Entry],
+        clock: Clock,
+        seed: int,
+        on_report: Callable[[Report], object] | None,
+    ) -> None:
+        self.problem, self.clock, self.seed, self.on_report = problem, clock, seed, on_report
+        self.stages = [[entry] if isinstance(entry, Stage) else list(entry) for entry in stages]
+        self.history: list[Report] = []
+        self.notes: list[str] = []
+        self.kept: dict[str, Tensor] = {}
+        self.stopped, self.diverged = "finished", 0
+        self.archive = Archive(problem.targets) if problem.pareto else None
+        self.reference_TK: Tensor | None = None
+
+    def run(self, z_ND: Tensor, target_N: Tensor) -> Outcome:
+        best: Best | None = None
+        unknown_N = torch.full((len(z_ND),), torch.inf, dtype=z_ND.dtype, device=z_ND.device)
+        starts = Best(z_ND, unknown_N, unknown_N, torch.zeros_like(target_N), target_N)
+        memory.keep_freed_memory()
+        with self.problem.decoder.frozen():
+            for index, entrants in enumerate(self.stages):
+                found = self._stage(index, entrants, best or starts, first=best is None)
+                best = found or best
+                if self.stopped != "finished":
+                    break
+        if best is None:
+            raise ConfigError("a run needs at least one search")
+        return Outcome(
+            z_ND=best.z_ND,
+            target_N=best.target_N,
+            best_step_N=best.step_N,
+            history=self.history,
+            forward_rows=self.clock.forward,
+            backward_rows=self.clock.backward,
+            seconds=self.clock.seconds,
+            stopped=self.stopped,
+            diverged=self.diverged,
+            notes=self.notes,
+            kept=self.kept,
+            reference_TK=self.reference_TK,
+        )
+
+    def _stage(self, index: int, entrants: list[Stage], starts: Best, *, first: bool) -> Best | None:
+        """One stage, whole: the best rows that go on from it; None where the budget ended before it."""
+        z_ND, runs = starts.z_ND, list[StageRun]()
+        began = (self.clock.rows, self.clock.seconds)
+        reserve = final_rows(self.problem, self._most_kept(entrants, len(z_ND)))
+        ended = []
+        for entrant, stage in enumerate(entrants):
+            least = final_rows(self.problem, self._most_kept(entrants, len(z_ND), steps=False))
+            least += self._first(stage, len(z_ND))
+            share = self.clock.share(entrant, len(entrants), reserve, began) if len(entrants) > 1 else None
+            if not self.clock.allows(least, share):
+                if first and not runs and entrant + 1 == len(entrants):
                     raise ConfigError(
-                        f"a budget of {clock.budget.rows} rows does not cover {len(z_ND)} starts and their final "
-                        f"evaluation, which take {least}, after {clock.forward} rows of screening and encoding: "
+                        f"a budget of {self.clock.budget.rows} rows does not cover {len(z_ND)} starts and their final "
+                        f"evaluation, which take {least}, after {self.clock.forward} rows of screening and encoding: "
                         "raise budget.rows"
                     )
-                stopped = "budget"
-                notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
-                break
-            following = StageRun(problem, stage, index, z_ND, target_N, seed, clock)
+                ended.append("budget")
+                self.notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
+                continue
+            run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
+            how = ""
             try:
-                following.start()
-                run = following
-                notes.extend(following.state.notes)
-                kept |= {f"{index}.{name}": value.cpu() for name, value in following.state.kept().items()}
-                stopped = run.loop(history, on_report)
+                run.start()
+                runs.append(run)
+                self._note_start(run, len(entrants))
+                how = run.loop(self.history, self.on_report, reserve, share)
+                ended.append(how)
             except KeyboardInterrupt:
-                stopped = "interrupted"
-                run = following if following.started else run
-                if run is None:
+                self.stopped = "interrupted"
+                if run.started and run not in runs:
+                    runs.append(run)
+                if not runs and first:
                     raise
-                run.note_best()
-            lost = following.lost()
-            diverged += lost
-            if lost:
-                what = "evaluations" if following.state.rows_restart else f"of {len(z_ND)} rows"
-                notes.append(
-                    f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
-                )
-            if stopped != "finished":
-                if stopped == "budget":
-                    where = f"at step {following.state.step} of {stage.search.n_steps}"
-                    later = "; the stages after it did not run" if index + 1 < len(stages) else ""
-                    notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}{later}")
+                if run.started:
+                    run.note_best()
+            self._note_end(run, how, index, z_ND)
+            if self.stopped == "interrupted":
                 break
-    if run is None:
-        raise ConfigError("a run needs at least one search")
-    rows, target_N, step_N = run.survivors(stages[run.index].keep)
-    return Outcome(
-        z_ND=rows,
-        target_N=target_N,
-        best_step_N=step_N,
-        history=history,
-        forward_rows=clock.forward,
-        backward_rows=clock.backward,
-        seconds=clock.seconds,
-        stopped=stopped,
-        diverged=diverged,
-        notes=notes,
-        kept=kept,
-    )
+        over = len(ended) == len(entrants) and all(one == "budget" for one in ended)
+        if over and self.stopped == "finished":
+            self.stopped = "budget"
+            if runs and index + 1 < len(self.stages):
+                self.notes[-1] += "; the stages after it did not run"
+        return self._handed_over(runs, entrants, len(z_ND)) if runs else None
+
+    def _first(self, stage: Stage, starts: int) -> int:
+        """Rows that a search takes to begin."""
+        starting = getattr(stage.search, "start_rows", None)
+        first: int = starts if starting is None else starting(self.problem, starts)[0]
+        steered = hasattr(stage.search, "changed") and (self.problem.constraints or self.problem.pareto)
+        return first * (2 if steered else 1)
+
+    def _most_kept(self, entrants: list[Stage], starts: int, *, steps: bool = True) -> int:
+        """Rows that a stage hands over at most, after steps or without any: the final evaluation's, not to be spent."""
+        starting = [getattr(stage.search, "start_rows", None) for stage in entrants]
+        held = sum(starts if rows is None else rows(self.problem, starts)[1] for rows in starting)
+        keep = self._keep(entrants, starts)
+        kept = held if keep is None else min(held, keep * self.problem.targets)
+        if self.archive is None:
+            return kept
+        front = min(SIZE, max(stage.keep or SIZE for stage in entrants)) * self.problem.targets
+        if not steps:
+            front = min(front, held + (0 if self.archive.best is None else len(self.archive.best.loss_N)))
+        return max(kept, front)  # a target without a member keeps its best rows
+
+    def _keep(self, entrants: list[Stage], starts: int) -> int | None:
+        """How many rows a target go on; None for all. A race hands over no more than it began with, unless told to."""
+        keeps = [stage.keep for stage in entrants if stage.keep is not None]
+        if keeps:
+            return max(keeps)
+        return None if len(entrants) == 1 else max(1, starts // self.problem.targets)
+
+    def _note_start(self, run: StageRun, entrants: int) -> None:
+        self.notes.extend(run.state.notes)
+        place = f"{run.index}" if entrants == 1 else f"{run.index}.{run.entrant}"
+        self.kept |= {f"{place}.{name}": value.cpu() for name, value in run.state.kept().items()}
+        if self.problem.pareto and self.reference_TK is None:
+            losses_NK = self.problem.objectives(run.state.evaluation)
+            worst_TK = losses_NK.new_full((self.problem.targets, losses_NK.shape[1]), -float("inf"))
+            where = run.state.target_N[:, None].expand_as(losses_NK)
+            finite_NK = torch.where(torch.isfinite(losses_NK), losses_NK, worst_TK[0])
+            self.reference_TK = worst_TK.scatter_reduce(0, where, finite_NK, "amax")
+
+    def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor) -> None:
+        lost = run.lost()
+        self.diverged += lost
+        stage = run.stage
+        if lost:
+            what = "evaluations" if run.state.rows_restart else f"of {len(z_ND)} rows"
+            self.notes.append(
+                f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
+            )
+        if ended == "budget":
+            where = f"at step {run.state.step} of {stage.search.n_steps}"
+            self.notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}")
+
+    def _handed_over(self, runs: list[StageRun], entrants: list[Stage], starts: int) -> Best:
+        """The best rows of all entrants, ranked: as many a target as are to be kept, the front where there is one."""
+        found = ranked(Best.join([run.handed_over() for run in runs]))
+        if not len(found.loss_N):
+            raise DivergedError(runs[-1].why_all_diverged())
+        keep = self._keep(entrants, starts)
+        best = found if keep is None else distinct(found, keep, self.problem.space.std(found.z_ND))
+        if self.archive is None or self.archive.best is None or not len(self.archive.best.loss_N):
+            return best
+        front = self.archive.few(max(stage.keep or SIZE for stage in entrants))
+        without = ~torch.isin(best.target_N, front.target_N)  # targets that have no feasible row yet
+        return ranked(Best.join([front, best.take(torch.nonzero(without)[:, 0])]))

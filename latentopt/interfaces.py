@@ -66,6 +66,24 @@ class Evaluation(NamedTuple):
             loss, merit, self.violation_M.detach() if self.violation_M.requires_grad else self.violation_M, terms
         )
 
+    def where(self, chosen_M: Tensor, other: Evaluation) -> Evaluation:
+        """This evaluation of the rows that are chosen `(M,)`, the other one of the rest. Tensors that are one stay one."""
+        made: dict[int, Tensor] = {}
+
+        def pick(mine_M: Tensor, theirs_M: Tensor) -> Tensor:
+            if mine_M is theirs_M:
+                return mine_M
+            if id(mine_M) not in made:
+                made[id(mine_M)] = torch.where(chosen_M, mine_M, theirs_M)
+            return made[id(mine_M)]
+
+        return Evaluation(
+            pick(self.loss_M, other.loss_M),
+            pick(self.merit_M, other.merit_M),
+            pick(self.violation_M, other.violation_M),
+            {name: pick(value_M, other.terms[name]) for name, value_M in self.terms.items()},
+        )
+
     @staticmethod
     def join(parts: Sequence[Evaluation]) -> Evaluation:
         """Evaluations of consecutive blocks of rows as one."""
@@ -121,6 +139,7 @@ class SearchState:
 
     whole: ClassVar[frozenset[str]] = frozenset()
     rows_restart: ClassVar[bool] = False  # ask/tell: each step's rows are new points, so a NaN ends no row
+    draws: ClassVar[bool] = False  # a sampler's rows are draws: what counts is where they end, not the best they passed
 
     z_ND: Tensor
     target_N: Tensor
@@ -154,10 +173,11 @@ class Search(Protocol):
 
     A step replaces the state's tensors and never writes into them. A search whose `init` costs other than one row a start,
     or whose state has other than one row a start, says so with a method `start_rows(problem, n_starts) -> (rows of init,
-    rows of the state)`, so that no budget is begun that cannot be kept. One that keeps what an earlier step learnt of the
-    merit (gradients, curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced
-    `state.steering`, and the search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`.
-    Without it, such a search minimizes the loss plus a fixed penalty.
+    rows of the state)`, so that no budget is begun that cannot be kept; one whose first step costs other than its `init` does
+    so with a method `step_rows(problem, n_rows)`. One that keeps what an earlier step learnt of the merit (gradients,
+    curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced `state.steering`, and the
+    search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`. Without it, such a search minimizes
+    the loss plus a fixed penalty.
     """
 
     n_steps: int
@@ -270,6 +290,7 @@ class SearchConfig(PluginConfig):
 
     slot: ClassVar[str] = "searches"
     needs_gradient: ClassVar[bool] = True
+    needs_residuals: ClassVar[bool] = False  # whether it works on sums of squares alone
 
     keep: int | None = Field(default=None, ge=1)
     stop_at: float | None = None

@@ -87,6 +87,7 @@ def _place(loc: tuple[int | str, ...], data: Any) -> list[str]:
     """The location without the kinds that pydantic inserts for unions, as a config file's reader would write it."""
     place: list[str] = []
     for item in loc:
+        data = {"kind": data} if isinstance(data, str) else data  # a kind's plain name stands for its config
         if isinstance(item, int):
             place.append(str(item))
             if isinstance(data, list | tuple):  # else one stands in place of a list of one

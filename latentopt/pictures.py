@@ -1,4 +1,4 @@
-"""Sheets of pictures and loss curves as matplotlib figures. Nothing here is called by samplers or searches."""
+"""Sheets of pictures, and what a run's folder gets, as matplotlib figures. Nothing here is called by samplers or searches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentopt.charts import BLUE, DPI, INK, ORANGE, PAPER, QUIET, curves, front
 from latentopt.decoder import Decoder
 from latentopt.errors import ShapeError
 from latentopt.result import Draws, Result
@@ -25,12 +24,7 @@ Pixels = NDArray[np.uint8]
 
 MOST = 256  # pictures on one sheet
 _MOST_LINES = 512
-DPI = 150
 _MARGIN, _GAP, _LINE = 40, 8, 26
-_PAPER, _INK, _QUIET, _GRID = "#ffffff", "#1b1f24", "#68707a", "#e4e7eb"
-# Sky blue and orange of Okabe and Ito's palette: told apart by every kind of colour vision, and in grey by their words.
-BLUE, ORANGE = "#56b4e9", "#e69f00"
-_DEEP_BLUE = "#0072b2"
 _DIFFERENCE = LinearSegmentedColormap.from_list("difference", [BLUE, "#000000", ORANGE])
 
 
@@ -96,14 +90,14 @@ class _Page:
         self.width = max(width, 2 * _MARGIN + 10 * max(len(title), round(0.72 * len(subtitle)) + 4))
         self.height = height
         self.canvas = np.full((height, self.width, 3), 255, np.uint8)
-        self.figure = Figure(figsize=(self.width / DPI, height / DPI), dpi=DPI, facecolor=_PAPER)
+        self.figure = Figure(figsize=(self.width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.text(_MARGIN, 38, title, size=9, weight="bold")
-        self.text(_MARGIN, 64, subtitle, size=6.5, color=_QUIET)
+        self.text(_MARGIN, 64, subtitle, size=6.5, color=QUIET)
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        style = {"color": _INK, "va": "center", "size": 6, **style}
+        style = {"color": INK, "va": "center", "size": 6, **style}
         self.axes.text(x, y, text, parse_math=False, **style)
 
     def paste(self, tile: Pixels, x: int, y: int) -> None:
@@ -148,7 +142,7 @@ def sheet(
         if i < len(framed) and framed[i]:
             page.frame(tile, x, y, ORANGE)
         if i < len(labels):
-            page.text(x + wide / 2, y + high + _LINE / 2, labels[i], ha="center", color=_QUIET)
+            page.text(x + wide / 2, y + high + _LINE / 2, labels[i], ha="center", color=QUIET)
     return page.done()
 
 
@@ -167,7 +161,7 @@ def strips(rows: Sequence[Row], *, title: str, subtitle: str = "", size: int = 1
             x = left + i * (wide + _GAP)
             page.paste(tile, x, y)
             if i < len(row.labels):
-                page.text(x + wide / 2, y + high + _LINE / 2, row.labels[i], ha="center", color=_QUIET)
+                page.text(x + wide / 2, y + high + _LINE / 2, row.labels[i], ha="center", color=QUIET)
         y += high + 2 * _GAP + gap
     return page.done()
 
@@ -206,63 +200,14 @@ def comparison(
     for column in range(columns):
         for part, name in enumerate(("target", "found", "difference")):
             x = _MARGIN + column * step_x + part * (wide + 3) + wide / 2
-            page.text(x, _TOP + _LINE / 2 - 4, name, ha="center", size=5.5, color=_QUIET)
+            page.text(x, _TOP + _LINE / 2 - 4, name, ha="center", size=5.5, color=QUIET)
     for i in range(count):
         x, y = _MARGIN + i % columns * step_x, _TOP + _LINE + i // columns * step_y
         for part in range(3):
             page.paste(parts[part][i], x + part * (wide + 3), y)
         if i < len(labels):
-            page.text(x + 1.5 * (wide + 3), y + high + _LINE / 2, labels[i], ha="center", color=_QUIET)
+            page.text(x + 1.5 * (wide + 3), y + high + _LINE / 2, labels[i], ha="center", color=QUIET)
     return page.done()
-
-
-# ---------------------------------------------------------------------- losses
-
-
-def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "") -> Figure:
-    """Best-so-far losses of every row over the rows spent, the best of each target in front; stages side by side.
-
-    `history` is a `Result`'s. Its losses are on a logarithmic scale where all of them are above zero.
-    """
-    figure = Figure(figsize=(8.4, 4.6), dpi=DPI, facecolor=_PAPER)
-    axes = figure.add_axes((0.09, 0.13, 0.88, 0.70))
-    figure.text(0.03, 0.945, title, size=11, weight="bold", color=_INK, parse_math=False)
-    figure.text(0.03, 0.893, subtitle, size=8, color=_QUIET, parse_math=False)
-    losses: list[NDArray[np.float64]] = []
-    targets = len(history[0]["best_T"]) if history else 0
-    for stage in sorted({entry["stage"] for entry in history}):
-        entries = [entry for entry in history if entry["stage"] == stage]
-        spent = np.array([entry["forward_rows"] + entry["backward_rows"] for entry in entries], float)
-        rows = np.array([entry["rows_N"] for entry in entries], float)[:, :_MOST_LINES]
-        best = np.array([entry["best_T"] for entry in entries], float)
-        losses += [rows, best]
-        for values, color, width in ((rows, "#b9c0c8", 0.5), (best, _DEEP_BLUE, 2.0 if targets == 1 else 1.1)):
-            lines = [np.column_stack([spent, line]) for line in values.T]
-            axes.add_collection(LineCollection(lines, colors=color, linewidths=width, alpha=0.85))
-        axes.axvline(spent[0], color=_GRID, linewidth=1, zorder=0)
-        axes.annotate(entries[0]["name"], (spent[0], 1), (4, -10), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", size=8, color=_QUIET)  # fmt: skip
-    axes.plot([], [], color="#b9c0c8", linewidth=1, label="each row, best so far")
-    axes.plot([], [], color=_DEEP_BLUE, linewidth=2, label="best of each target" if targets > 1 else "best")
-    axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=_QUIET)
-    finite = np.concatenate([part[np.isfinite(part)] for part in losses]) if losses else np.zeros(0)
-    if len(finite) and finite.min() > 0 and finite.max() > 3 * finite.min():
-        axes.set_yscale("log")
-    costs = [entry["forward_rows"] + entry["backward_rows"] for entry in history]
-    if costs and history[-1]["stage"] == 0 and 0 < 10 * costs[0] < costs[-1]:
-        axes.set_xscale("log")  # most of a search happens in its first tenth
-    axes.autoscale_view()
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
-    axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=_QUIET)
-    axes.set_ylabel("loss", size=8, color=_QUIET)
-    axes.tick_params(labelsize=8, colors=_QUIET, which="both")
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GRID)
-    return figure
 
 
 # ---------------------------------------------------------------------- what a run's folder gets
@@ -275,9 +220,11 @@ def write(figure: Figure, path: Path) -> Path:
 
 
 def of_result(result: Result, decoder: Decoder) -> dict[str, Figure]:
-    """The sheets of a search by file name: `losses.png`, and where designs are pictures `sheet.png`."""
+    """The sheets of a search by file name: `losses.png`, `front.png` where there is one, and `sheet.png` of pictures."""
     about = f"{result.cost.rows} rows in {result.cost.seconds:.1f} s"
     figures = {"losses.png": curves(result.history, title="Losses", subtitle=about)}
+    if result.reference is not None:
+        figures["front.png"] = front(result, title="Front", subtitle=about)
     pictures = as_pictures(result.designs, decoder)
     if pictures is None:
         return figures

@@ -13,6 +13,7 @@ from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, GradientError, ObjectiveError
 from latentopt.goals import Bound, Goal, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
+from latentopt.linearize import Linearized, Linearizer
 from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
 from latentopt.regions import Region
 from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
@@ -21,6 +22,8 @@ _CHECK_ROWS = 4
 # Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
 # Nocedal and Wright 2006, eq. 17.2). Ranking is feasibility first, so it only steers.
 PENALTY = 100.0
+# A margin is a thousandth of its bound, so this many of its epsilons are four of the bound's.
+_ROUNDING = 4e3
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Problem:
         constraints: objectives whose goal is a bound that must hold.
         region: where rows may go.
         targets: T, how many targets rows may be for.
+        pareto: whether the terms are traded off as a front, rather than summed.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Problem:
         constraints: Sequence[Term] = (),
         region: Region | None = None,
         targets: int = 1,
+        pareto: bool = False,
     ) -> None:
         for constraint in constraints:
             if not isinstance(constraint.goal, Bound):
@@ -82,14 +87,19 @@ class Problem:
         self.decoder, self.space = decoder, decoder.space
         self.terms, self.constraints = tuple(terms), tuple(constraints)
         self.region = region or Region("free")
-        self.targets = targets
+        self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
-        self._equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
+        self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
+        self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
+        self._margins = [
+            0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)
+        ]
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
+        self._linearizer = Linearizer(decoder, self._decoded_residuals, self._evaluate, self.project)
 
     # ------------------------------------------------------------------ values
 
@@ -172,13 +182,16 @@ class Problem:
 
     @property
     def has_residuals(self) -> bool:
-        """Whether the merit is a sum of squares: every term a bound or minimized `LeastSquares`, and one term at least.
+        """Whether the merit is a sum of squares: every term a bound or minimized `LeastSquares`, and one term at least."""
+        return bool(self.terms) and not self.without_residuals
 
-        Constraints are residuals too, but only under a state's steering.
-        """
-        return bool(self.terms) and all(
-            isinstance(t.goal, Bound) or (t.goal == "minimize" and isinstance(t.function, LeastSquares))
+    @property
+    def without_residuals(self) -> tuple[str, ...]:
+        """Names of the terms that are not sums of squares."""
+        return tuple(
+            t.name
             for t in self.terms
+            if not (isinstance(t.goal, Bound) or (t.goal == "minimize" and isinstance(t.function, LeastSquares)))
         )
 
     def residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None) -> Tensor | None:
@@ -189,7 +202,9 @@ class Problem:
         """
         if not self.has_residuals or (steering is not None and steering.weights_NK is not None):
             return None
-        candidates = Candidates(z_MD, self.decoder.forward(z_MD), target_M)
+        return self._residuals(Candidates(z_MD, self.decoder.forward(z_MD), target_M), steering)
+
+    def _residuals(self, candidates: Candidates, steering: Steering | None) -> Tensor:
         parts = []
         for term in self.terms:
             if isinstance(term.goal, Bound):
@@ -205,8 +220,8 @@ class Problem:
                 else:
                     one = slice(index, index + 1)
                     part = residuals(
-                        self._signed(term, value_M)[:, None],
-                        self._equality_C[one],
+                        self._signed(index, value_M)[:, None],
+                        self.equality_C[one],
                         Steering(steering.multipliers_NC[:, one], steering.penalties_NC[:, one]),
                     )
                 parts.append(part)
@@ -216,6 +231,33 @@ class Problem:
         """The weighted loss of each term, `(M, K)`: what a front trades off, each to be minimized."""
         parts = [goal_loss(term.goal, evaluation.terms[term.name]) * term.weight for term in self.terms]
         return torch.stack(parts, dim=1)
+
+    def signed(self, evaluation: Evaluation) -> Tensor:
+        """Each constraint as searches see it, `(M, C)`: above 0 where it is broken; of an equality the difference."""
+        values = [evaluation.terms[term.name] for term in self.constraints]
+        return torch.stack([self._signed(index, value_M) for index, value_M in enumerate(values)], dim=1)
+
+    def _decoded_residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None) -> tuple[Tensor, Tensor]:
+        """The residuals, and the designs that they are of."""
+        designs = self.decoder.forward(z_MD)
+        return self._residuals(Candidates(z_MD, designs, target_M), steering), designs
+
+    @property
+    def linearizer(self) -> Linearizer:
+        """What a linearization costs, and how its derivatives are taken."""
+        return self._linearizer
+
+    def linearize(
+        self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None, krylov: int = 0
+    ) -> Linearized | None:
+        """The evaluation, the merit's gradient and its Gauss-Newton model within the region, row by row.
+
+        None where the merit is no sum of squares of each row's own residuals. `krylov`: the model on so many directions of a
+        Krylov space alone, by products and without a Jacobian.
+        """
+        if not self.has_residuals or self.across_rows or (steering is not None and steering.weights_NK is not None):
+            return None
+        return self._linearizer.at(z_MD, target_M, steering, krylov)
 
     def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
@@ -253,28 +295,30 @@ class Problem:
             parts.append(part if term.weight == 1.0 else part * term.weight)
         loss = sum(parts[1:], parts[0]) if parts else zero_M
         merit = loss
-        if steering is not None and steering.weights_NK is not None and steering.ideal_NK is not None:
-            merit = tchebycheff(torch.stack(parts, dim=1), steering.weights_NK, steering.ideal_NK)
+        if steering is not None and steering.weights_NK is not None:
+            merit = tchebycheff(torch.stack(parts, dim=1), steering)
         if not self.constraints:
             return Evaluation(loss, merit, zero_M, terms)
         violation, penalty, signed = zero_M, zero_M, []
-        for term in self.constraints:
+        for index, term in enumerate(self.constraints):
             terms[term.name] = value_M = self._call(term, candidates, n)
-            if isinstance(term.goal, Bound):
-                signed.append(self._signed(term, value_M))
-                shortfall = term.goal.shortfall(value_M)
-                violation = violation + term.goal.beyond(shortfall)
-                penalty = penalty + PENALTY * term.weight * shortfall.square()
+            goal = self._bound(term)
+            signed.append(self._signed(index, value_M))
+            shortfall = goal.shortfall(value_M)
+            violation = violation + goal.beyond(shortfall)
+            penalty = penalty + PENALTY * term.weight * shortfall.square()
         if steering is not None:
-            penalty = lagrangian(torch.stack(signed, dim=1), self._equality_C, steering)
+            penalty = lagrangian(torch.stack(signed, dim=1), self.equality_C, steering)
         return Evaluation(loss, merit + penalty, violation, terms)
 
-    @staticmethod
-    def _signed(term: Term, value_M: Tensor) -> Tensor:
+    def _signed(self, index: int, value_M: Tensor) -> Tensor:
         """A bound as searches see it: a little tighter than it is, as multipliers come to rest on either side of it."""
-        assert isinstance(term.goal, Bound)
-        signed_M = term.goal.signed(value_M)
-        return signed_M if term.goal.equals is not None else signed_M + term.goal.margin
+        return self._bound(self.constraints[index]).signed(value_M) + self._margins[index]
+
+    @staticmethod
+    def _bound(constraint: Term) -> Bound:
+        assert isinstance(constraint.goal, Bound)
+        return constraint.goal
 
     def _constants(self, n: int) -> tuple[Tensor, Tensor]:
         """Zeros and ones `(n,)`, made again only when the number of rows changes."""
@@ -313,6 +357,33 @@ class Problem:
             candidates = Candidates(z, designs, target_M)
             for term in (*self.terms, *self.constraints):
                 self._check_term(term, candidates)
+            if self.constraints:
+                self._scale_constraints(self._evaluate(candidates).detach())
+
+    def _scale_constraints(self, draws: Evaluation) -> None:
+        """First penalties: a constraint broken by its own spread over the draws weighs ten times the loss's spread.
+
+        After ALGENCAN (Birgin and Martinez 2014, equation 12.1), with spreads in place of values: no unit is assumed. Along
+        a front the merit is scaled already, and its spread is about 1. Searches aim no farther inside a bound than a
+        thousandth of the spread, but for rounding: a bound of 1e4 says nothing of how far values move.
+        """
+
+        def spread(values_MX: Tensor) -> Tensor:
+            finite_MX = values_MX.double().nan_to_num(0.0, 0.0, 0.0)
+            level_X = finite_MX.abs().mean(0)
+            found_X = finite_MX.std(0, correction=0) if len(finite_MX) > 1 else level_X
+            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)
+            return torch.where(found_X > 0, found_X, 1.0)
+
+        broken_C = spread(self.signed(draws))
+        for index, term in enumerate(self.constraints):
+            margin = self._bound(term).margin
+            rounding = _ROUNDING * torch.finfo(draws.loss_M.dtype).eps * margin
+            if self._margins[index]:
+                self._margins[index] = min(margin, max(1e-3 * float(broken_C[index]), rounding))
+        weights_C = torch.tensor([c.weight for c in self.constraints], dtype=torch.float64, device=self._zero.device)
+        loss = 1.0 if self.pareto else spread(draws.loss_M[:, None])
+        self.penalties_C = 20 * weights_C.clamp(min=1e-12) * loss / broken_C.square()
 
     def _check_term(self, term: Term, candidates: Candidates) -> None:
         aims = getattr(term.function, "targets", 1)
@@ -353,6 +424,19 @@ class Problem:
             for name, value in self._constant.items()
             if bool((evaluation.terms[name] == value).all())
         ]
+
+    def require_residuals(self, search: str, others: Sequence[str]) -> None:
+        """Raise `ConfigError` where the merit is no sum of squares of each row's own residuals."""
+        instead = f"use {' or '.join(others)}"
+        if self.without_residuals or not self.terms:
+            names = ", ".join(map(repr, self.without_residuals)) or "no objective"
+            raise ConfigError(
+                f"search {search!r} needs sums of squares, and there are no residuals of {names}: {instead}, or objectives "
+                "that have them, minimized or with a bound as their goal"
+            )
+        if self.across_rows:
+            names = ", ".join(repr(term.name) for term in (*self.terms, *self.constraints) if term.across_rows)
+            raise ConfigError(f"search {search!r} moves every row by itself, and {names} looks across rows: {instead}")
 
     def require_gradient(self, search: str, others: Sequence[str]) -> None:
         """Raise `GradientError` where a gradient search would be blind, naming the searches that can do without."""

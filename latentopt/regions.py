@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 from torch import Tensor
 
+from latentopt.arrayfield import Array
 from latentopt.errors import ConfigError
 from latentopt.gaussians import Mixture
 from latentopt.latent import LatentSpace
 from latentopt.models import AlsoNames, named
 from latentopt.priors import (
-    TINY,
     Frozen,
     GaussianKind,
     Normal,
@@ -26,48 +26,34 @@ from latentopt.priors import (
     check_length,
     check_ordered,
 )
+from latentopt.projection import Region as Region, check_coordinates, fix, within_ball
 
-
-@dataclass(frozen=True)
-class Region:
-    """A region with its figures worked out: `project` moves rows onto it."""
-
-    form: Literal["free", "box", "radial"]
-    prior: PriorBase = field(default_factory=Normal)
-    smallest: float = 0.0
-    largest: float = math.inf
-    box: PerDevice | None = None
-
-    def project(self, z_ND: Tensor) -> Tensor:
-        """The rows `(N, D)` moved onto the region, unchanged where they lie in it; differentiable in z.
-
-        By radius: scaled about the prior's centre. A row at the very centre of a shell or sphere has no direction and
-        goes along the diagonal. NaN rows stay NaN.
-        """
-        if self.form == "free":
-            return z_ND
-        if self.box is not None:
-            low, high = self.box.on(z_ND)
-            return z_ND.clamp(low, high)
-        if self.smallest > 0:
-            at_centre_N1 = (self.prior.radius(z_ND) < TINY)[:, None]
-            z_ND = torch.where(at_centre_N1, self.prior.centre(z_ND) + 1.0, z_ND)
-        radius_N = self.prior.radius(z_ND)
-        # clamped last: a number over a tensor is a product with the reciprocal, so x / x need not be 1
-        factor_N1 = (self.largest / radius_N.clamp(min=TINY)).clamp(max=1.0)[:, None]
-        if self.smallest > 0:
-            factor_N1 = factor_N1 * (self.smallest / radius_N).clamp(min=1.0)[:, None]
-        if isinstance(self.prior, Normal) and self.prior.is_standard:
-            return z_ND * factor_N1
-        # lerp gives rows of factor 1 back to the bit, where centre + (z - centre) would round them at every step
-        return torch.lerp(self.prior.centre(z_ND), z_ND, factor_N1)
+Encode = Callable[[Array], Tensor]
 
 
 class RegionBase(Frozen):
-    """Where a search may go. `resolve(space)` gives the projection, with its figures worked out once."""
+    """Where a search may go. `resolve(space)` gives the projection, with its figures worked out once.
 
-    def resolve(self, space: LatentSpace) -> Region:
-        """The projection for this space. Raises `ConfigError` where the region's numbers do not fit it."""
+    `fixed` maps coordinates of the flattened latent, counted from 0, to values that they keep throughout.
+    """
+
+    fixed: dict[NonNegativeInt, float] | None = None
+
+    def resolve(self, space: LatentSpace, encode: Encode | None = None) -> Region:
+        """The projection for this space; `encode` is the decoder's, designs to `(n, D)`, where it has an encoder.
+
+        Raises `ConfigError` where the region's numbers do not fit the space, or its fixed values not the region.
+        """
+        region = self._figures(space, encode)
+        values = self._values(region, space.dim)
+        return fix(region, values, space.dim) if values else region
+
+    def _values(self, region: Region, dim: int) -> dict[int, float]:
+        """The fixed coordinates and their values."""
+        return self.fixed or {}
+
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
+        """The same without fixed coordinates."""
         raise NotImplementedError
 
 
@@ -85,33 +71,64 @@ class Free(RegionBase):
 
     kind: Literal["free"] = "free"
 
-    def resolve(self, space: LatentSpace) -> Region:
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
         return Region("free")
 
 
+Some = dict[NonNegativeInt, float]
+
+
 class Box(_Radial):
-    """Each coordinate between `low` and `high` (numbers or D of them), or within its own central percentile of the prior."""
+    """Each coordinate between `low` and `high` (numbers or D of them), or within its own central percentile of the prior.
+
+    Mappings from coordinates to numbers bound these alone; the percentile, where given, bounds the others.
+    """
 
     kind: Literal["box"] = "box"
-    low: float | tuple[float, ...] | None = None
-    high: float | tuple[float, ...] | None = None
+    low: float | tuple[float, ...] | Some | None = None
+    high: float | tuple[float, ...] | Some | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Box:
-        if self.percentile is not None and (self.low is not None or self.high is not None):
-            raise ValueError("give a percentile or low and high, not both")
-        if self.percentile is None and (self.low is None or self.high is None):
+        whole = [bound for bound in (self.low, self.high) if bound is not None and not isinstance(bound, dict)]
+        if self.percentile is not None and whole:
+            raise ValueError(
+                "give a percentile or low and high, not both; or bounds by coordinate, as in low: {2: 0.0}"
+            )
+        by_coordinate = bool(self.low and isinstance(self.low, dict)) or bool(self.high and isinstance(self.high, dict))
+        if self.percentile is None and not by_coordinate and (self.low is None or self.high is None):
             raise ValueError("a box needs low and high, or a percentile")
-        if self.low is not None and self.high is not None:
-            check_ordered(self.low, self.high)
+        if len(whole) == 2:
+            check_ordered(self.low, self.high)  # type: ignore[arg-type]
         return self
 
-    def resolve(self, space: LatentSpace) -> Region:
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
+        low_D, high_D = (torch.full((space.dim,), end, dtype=torch.float64) for end in (-math.inf, math.inf))
         if self.percentile is not None:
-            return Region("box", box=PerDevice(*space.prior.interval(self.percentile, space.dim)))
-        check_length("low", self.low, space.dim)
-        check_length("high", self.high, space.dim)
-        return Region("box", box=PerDevice(torch.tensor(self.low).double(), torch.tensor(self.high).double()))
+            low_D, high_D = space.prior.interval(self.percentile, space.dim)
+        low_D, high_D = _bounded("low", self.low, low_D), _bounded("high", self.high, high_D)
+        crossed = (low_D >= high_D).nonzero()[:, 0].tolist()
+        if crossed:
+            low, high = float(low_D[crossed[0]]), float(high_D[crossed[0]])
+            raise ConfigError(
+                f"the box goes from {low:.4g} to {high:.4g} in coordinate {crossed[0]}: low must be below high; to hold a "
+                "coordinate at one value use fixed"
+            )
+        return Region("box", box=PerDevice(low_D, high_D))
+
+
+def _bounded(name: str, bound: float | tuple[float, ...] | Some | None, otherwise_D: Tensor) -> Tensor:
+    """One side of a box `(D,)`. Raises `ConfigError` where the bound does not fit D coordinates."""
+    dim = len(otherwise_D)
+    if bound is None:
+        return otherwise_D
+    if not isinstance(bound, dict):
+        check_length(name, bound, dim)
+        return torch.tensor(bound, dtype=torch.float64).expand(dim)
+    check_coordinates(f"{name}:", bound, dim)
+    found_D = otherwise_D.clone()
+    found_D[list(bound)] = torch.tensor(list(bound.values()), dtype=torch.float64)
+    return found_D
 
 
 class Ball(_Radial):
@@ -125,7 +142,7 @@ class Ball(_Radial):
         self._check_one_of(radius=self.radius)
         return self
 
-    def resolve(self, space: LatentSpace) -> Region:
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
         largest = self.radius
         if largest is None:
             largest = space.prior.radius_at(99.0 if self.percentile is None else self.percentile, space.dim)
@@ -149,7 +166,7 @@ class Shell(_Radial):
             check_ordered(self.low, self.high)
         return self
 
-    def resolve(self, space: LatentSpace) -> Region:
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
         _refuse_mixture("shell", space)
         if self.low is not None and self.high is not None:
             return Region("radial", prior=space.prior, smallest=self.low, largest=self.high)
@@ -169,7 +186,7 @@ class Sphere(_Radial):
         self._check_one_of(radius=self.radius)
         return self
 
-    def resolve(self, space: LatentSpace) -> Region:
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
         _refuse_mixture("sphere", space)
         size = self.radius
         if size is None and self.percentile is not None:
@@ -180,9 +197,72 @@ class Sphere(_Radial):
         return Region("radial", prior=space.prior, smallest=size, largest=size)
 
 
-_REGIONS = ("free", "box", "ball", "shell", "sphere")
+class Near(RegionBase):
+    """Near a given latent, or a design (encoded first): at most `radius` away, in standard deviations of the prior.
+
+    The distance is the root of the sum of squares of (z - z0) / std; rows beyond it are drawn back towards z0. `held`
+    lists coordinates that keep the values that z0 has. With a `percentile`, a row's radius is at most that percentile of the
+    prior's as well. One centre serves all targets. Starts by default from z0 in place of the prior's mean.
+    """
+
+    kind: Literal["near"] = "near"
+    latent: Array | None = None
+    design: Array | None = None
+    radius: float = Field(default=1.0, gt=0)
+    held: tuple[NonNegativeInt, ...] = ()
+    percentile: float | None = Field(default=None, gt=0, lt=100)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Near:
+        if (self.latent is None) == (self.design is None):
+            raise ValueError("region near takes exactly one of latent and design")
+        twice = sorted(set(self.held) & set(self.fixed or ()))
+        if twice:
+            raise ValueError(f"coordinate {twice[0]} is both held and fixed: give one of them")
+        return self
+
+    def _values(self, region: Region, dim: int) -> dict[int, float]:
+        check_coordinates("held", self.held, dim)
+        origin = region.origin
+        return {**{i: float(origin[i]) for i in self.held if origin is not None}, **(self.fixed or {})}
+
+    def _figures(self, space: LatentSpace, encode: Encode | None) -> Region:
+        origin_D = self._centre(space, encode)
+        std_D = space.std(origin_D)
+        about = Normal(mean=tuple(origin_D.tolist()), std=tuple(std_D.tolist()))
+        within = None
+        if self.percentile is not None:
+            if isinstance(space.prior, UniformSphere):
+                raise ConfigError(
+                    "region near has a percentile, and all draws of a sphere prior share one radius: leave it out"
+                )
+            within = within_ball(space.prior, space.prior.radius_at(self.percentile, space.dim), origin_D)
+        return Region("radial", prior=about, largest=self.radius, within=within, origin=origin_D)
+
+    def _centre(self, space: LatentSpace, encode: Encode | None) -> Tensor:
+        """z0 `(D,)`, float64 on the CPU."""
+        if self.design is not None:
+            if encode is None:
+                raise ConfigError(
+                    "region near has a design, which is encoded, and the decoder has no encoder: give the design's latent"
+                )
+            found_ND = encode(self.design)
+        elif self.latent is not None:
+            found_ND = space.flatten(self.latent.tensor())
+        if len(found_ND) != 1:
+            raise ConfigError(
+                f"region near takes one centre, which serves all targets, got {len(found_ND)}: give one, and run "
+                "targets with centres of their own one by one"
+            )
+        bad = int((~torch.isfinite(found_ND)).sum())
+        if bad:
+            raise ConfigError(f"the centre of region near holds {bad} values that are NaN or infinite: replace them")
+        return found_ND[0].detach().cpu().double()
+
+
+_REGIONS = ("free", "box", "ball", "shell", "sphere", "near")
 RegionChoice = Annotated[
-    Free | Box | Ball | Shell | Sphere,
+    Free | Box | Ball | Shell | Sphere | Near,
     Field(discriminator="kind"),
     BeforeValidator(lambda value: named(value, _REGIONS, "region")),
     AlsoNames(_REGIONS),

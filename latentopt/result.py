@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ from latentopt.realism import Realism
 SCHEMA = 1
 _TENSORS, _SUMMARY, _CONFIG, _HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
 _ARRAYS = "arrays.safetensors"  # the name that the Array field writes into a saved config
+
+# Answers that count as different, as shares of how far apart two draws of the prior lie in latents and in designs. On the
+# digits decoder 64 rows that reached one optimum ended within 0.03 in designs (and up to 0.2 in latents, along directions
+# that hardly show), while of the decoded examples of one and the same digit 99 % of the pairs lie 0.38 or more apart.
+_APART = (0.1, 0.25)
+_PAIRED = 64  # rows whose designs are compared where a run does not know its decoder's spread
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,13 @@ class Result:
     by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched, `realism`, `cost`, `history`
     (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped` ("finished", "budget" or
     "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
-    as a subspace's `centre_D` and `basis_DK`, by "stage.name".
+    as a subspace's `centre_D` and `basis_DK`, by "stage.name". `latent_std (D,)` is the prior's standard deviation of each
+    latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
+    what `top` measures distances by (None in runs that were saved without them).
+
+    Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
+    volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
+    the worst of each objective over the starts.
     """
 
     latents: Tensor
@@ -78,6 +91,10 @@ class Result:
     notes: list[str] = field(default_factory=list)
     arrays: dict[str, Tensor] = field(default_factory=dict)
     search: dict[str, Tensor] = field(default_factory=dict)
+    hypervolumes: Tensor | None = None
+    reference: Tensor | None = None
+    latent_std: Tensor | None = None
+    design_spread: float | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -116,26 +133,74 @@ class Result:
         terms = {name: value[rows] for name, value in self.terms.items()}
         return Result(**{**self.__dict__, **parts, "terms": terms, "realism": self.realism.take(rows)})
 
-    def top(self, k: int, target: int = 0, distinct: float | None = None) -> Result:
+    def top(self, k: int, target: int = 0, distinct: bool | float | tuple[float, float] = False) -> Result:
         """The k best rows of one target, fewer where there are fewer.
 
-        `distinct` asks for rows apart: each at least this far from every better one, as root mean square over the latent
-        values. Raises `ConfigError` for a target that does not exist.
+        `distinct` asks for answers apart: best first, each row must lie at least so far from every one taken before it.
+
+        - A number is the least distance of latents: root mean square over the latent values, in the prior's standard
+          deviations.
+        - `(latent, design)` are the least distances of both, that of designs as root mean square in design units.
+        - `True` takes a tenth of the distance between two draws of the prior for latents (which is the root of 2), and a
+          quarter of that between their designs: what looks the same, or is a hair's breadth away, is one answer.
+
+        Raises `ConfigError` for a target that does not exist, or distances that are not numbers of at least 0.
         """
         rows = torch.nonzero(self.target_index == target)[:, 0]
         if not len(rows):
             raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
-        if distinct is None:
+        if distinct is False or distinct is None:
             return self.take(rows[:k])
-        flat = self.latents.flatten(1)
+        latent, design = self._thresholds(distinct, rows)
+        z_ND = self.latents.flatten(1).double()
+        z_ND = z_ND if self.latent_std is None else z_ND / self.latent_std
+
+        def apart(row: int, other: int) -> bool:
+            if _root_mean_square(z_ND[row] - z_ND[other]) < latent:
+                return False
+            return design == 0 or _root_mean_square(self.designs[row].double() - self.designs[other].double()) >= design
+
         kept: list[int] = []
         for row in rows.tolist():
             if len(kept) == k:
                 break
-            apart = (flat[kept] - flat[row]).square().mean(1).sqrt() if kept else torch.ones(1) * torch.inf
-            if bool((apart >= distinct).all()):
+            if all(apart(row, other) for other in kept):
                 kept.append(row)
-        return self.take(torch.tensor(kept))
+        return self.take(torch.tensor(kept, dtype=torch.long))
+
+    def _thresholds(self, distinct: float | tuple[float, float], rows: Tensor) -> tuple[float, float]:
+        """The least distances of latents and of designs. Raises `ConfigError`."""
+        if distinct is True:
+            spread = self.design_spread
+            if not spread:  # draws that are all alike, or a run saved without it: by the designs found
+                pairs = torch.pdist(self.designs[rows[:_PAIRED]].flatten(1).double())
+                spread = float(pairs.median()) / math.sqrt(self.designs[0].numel()) if len(pairs) else 0.0
+            return _APART[0] * math.sqrt(2), _APART[1] * spread
+        given = distinct if isinstance(distinct, tuple | list) else (distinct, 0.0)
+        if len(given) != 2 or not all(isinstance(one, int | float) and 0 <= one < math.inf for one in given):
+            raise ConfigError(
+                f"distinct must be True, a least distance of latents, or (latent, design), with numbers of at least 0, got "
+                f"{distinct!r}"
+            )
+        return float(given[0]), float(given[1])
+
+    def front(self, target: int = 0) -> Result:
+        """The members of one target's front, ordered along its first objective: feasible ones, so none where none was found.
+
+        Raises `ConfigError` where the run has no front, or no such target.
+        """
+        if self.reference is None:
+            raise ConfigError("this run has no front: ask for one with pareto=True and two objectives or more")
+        rows = torch.nonzero(self.target_index == target)[:, 0]
+        if not len(rows):
+            raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
+        rows, first = rows[self.feasible[rows]], self.terms[self.objectives[0]]
+        return self.take(rows[first[rows].argsort(stable=True)])
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the terms that a front trades off, the constraints left out; all terms where there is no front."""
+        return list(self.terms)[: None if self.reference is None else self.reference.shape[1]]
 
     def summary(self) -> dict[str, Any]:
         """The figures of the best rows and of the whole run as plain data, for JSON."""
@@ -154,6 +219,7 @@ class Result:
             "stopped": self.stopped,
             "diverged": self.diverged,
             "notes": self.notes,
+            **({} if self.hypervolumes is None else {"hypervolumes": self.hypervolumes.tolist()}),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -162,8 +228,7 @@ class Result:
         tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         tensors |= {f"search.{name}": value for name, value in self.search.items()}
-        if self.targets is not None:
-            tensors["targets"] = self.targets
+        tensors |= {name: value for name in _WHOLE if (value := getattr(self, name)) is not None}
         facts = {name: value for name, value in self.realism.__dict__.items() if not isinstance(value, Tensor)}
         facts = {name: value for name, value in facts.items() if name not in _OPTIONAL}
         about = {
@@ -172,7 +237,9 @@ class Result:
             "stopped": self.stopped,
             "diverged": self.diverged,
             "notes": self.notes,
+            "design_spread": self.design_spread,
             "realism": facts,
+            "terms": list(self.terms),
         }
         path = new_folder(folder)
         with _writing(path):
@@ -186,6 +253,11 @@ class Result:
 
 _OPTIONAL = ("cycle_error", "nearest_known")
 _ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations", "best_steps")
+_WHOLE = ("targets", "latent_std", "hypervolumes", "reference")
+
+
+def _root_mean_square(difference: Tensor) -> float:
+    return float(difference.double().square().mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -293,17 +365,21 @@ def load(folder: str | Path) -> Result:
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
         return Result(
             **{name: tensors[name] for name in _ROW_FIELDS},
-            terms=_under("terms.", tensors),
+            terms={name: tensors[f"terms.{name}"] for name in about.get("terms", _under("terms.", tensors))},
             realism=realism,
             cost=Cost(**about["cost"]),
             history=history,
             config=config,
             targets=tensors.get("targets"),
+            latent_std=tensors.get("latent_std"),
+            hypervolumes=tensors.get("hypervolumes"),
+            reference=tensors.get("reference"),
             stopped=about["stopped"],
             diverged=about["diverged"],
             notes=about["notes"],
             arrays=arrays,
             search=_under("search.", tensors),
+            design_spread=about.get("design_spread"),
         )
     except (KeyError, TypeError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None

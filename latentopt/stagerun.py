@@ -1,7 +1,8 @@
-"""One stage of a run: the loop over a search's steps, the best of every row, compaction and reports."""
+"""One stage of a run: the loop over a search's steps, the best of every row, stopping, compaction and reports."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,24 +10,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt.budget import Clock, Report
-from latentopt.errors import DivergedError
+from latentopt.archive import Archive
+from latentopt.budget import Budget, Clock, Report
+from latentopt.guidance import ROUNDS, first_steering, next_steering
 from latentopt.interfaces import Search, SearchState
 from latentopt.problem import Problem
+from latentopt.ranking import Best
 from latentopt.rng import RowNoise
 
 REPORTS_PER_STAGE = 40
 _COMPACT_BELOW, _COMPACT_ROWS = 0.95, 64
 _WINDOW, _WINDOW_VALUES = 64, 2**20  # steps compared with the best in one go; latent values held back at most
-_SAME = 1e-3  # rows closer than this share of the prior's spread, in every coordinate's root mean square, are one basin
+
+
+class Stop(NamedTuple):
+    """When a row is finished: its best loss is `at` or less, or fell by less than the share `gain` over `window` steps."""
+
+    at: float | None = None
+    gain: float = 0.0
+    window: int = 20
 
 
 class Stage(NamedTuple):
-    """A built search, its name for reports, and how many of its best distinct rows a target go on (None: all)."""
+    """A built search, its name for reports, how many of its best distinct rows a target go on (None: all), when to stop."""
 
     name: str
     search: Search
     keep: int | None = None
+    stop: Stop = Stop()
 
 
 class _Seen(NamedTuple):
@@ -35,61 +46,103 @@ class _Seen(NamedTuple):
     z_ND: Tensor
     loss_N: Tensor
     violation_N: Tensor
+    losses_NK: Tensor | None
     step: int
 
 
-class _Best(NamedTuple):
-    """The best of each row so far, replaced whole, so that an interrupt never sees a latent beside another's loss."""
-
-    z_ND: Tensor
-    loss_N: Tensor
-    violation_N: Tensor
-    step_N: Tensor
-
-
 class StageRun:
-    """One stage: its state, and the best of every row it began with."""
+    """One stage: its state, and the best of every row it began with.
+
+    `place` numbers the stage's noise, `index` and `entrant` its reports.
+    """
 
     def __init__(
-        self, problem: Problem, stage: Stage, index: int, z_ND: Tensor, target_N: Tensor, seed: int, clock: Clock
+        self,
+        problem: Problem,
+        stage: Stage,
+        place: tuple[int, int],
+        starts: Best,
+        seed: int,
+        clock: Clock,
+        archive: Archive | None = None,
     ) -> None:
-        self.problem, self.stage, self.index, self.clock = problem, stage, index, clock
-        self._starts = (z_ND, target_N)
-        self._seed = seed
+        self.problem, self.stage, self.clock, self.archive = problem, stage, clock, archive
+        self.index, self.entrant = place
+        self._starts, self._seed = starts, seed
         self._compacted = False
         self._pending: list[_Seen] = []
+        self._rounds = 0
+        self._levels: deque[tuple[int, Tensor]] = deque()  # best feasible losses at earlier reports, by step
         self.started = False
 
     def start(self) -> None:
-        z_ND, target_N = self._starts
-        before = self.clock.forward + self.clock.backward
-        noise = RowNoise(self._seed, self.index, len(z_ND))
+        z_ND, target_N = self._starts.z_ND, self._starts.target_N
+        before = self.clock.rows
+        noise = RowNoise(self._seed, self.index + (self.entrant << 16), len(z_ND))
         state = self.stage.search.init(self.problem, z_ND, target_N, noise)
         self.state: SearchState = state
         self.target_N = state.target_N
-        self._last_cost = self.clock.forward + self.clock.backward - before
         loss_N = state.evaluation.loss_M
         worst = torch.full_like(loss_N, torch.inf)
-        self.best = _Best(state.z_ND.clone(), worst, worst, torch.zeros_like(state.target_N))
+        self.best = Best(state.z_ND.clone(), worst, worst, torch.zeros_like(self.target_N), self.target_N)
         self.ok_N = torch.ones_like(state.done_N)
+        self._reached_N = torch.zeros_like(state.done_N)
         self.failed_N = torch.zeros_like(state.target_N)
         self._window = max(1, min(_WINDOW, _WINDOW_VALUES // max(1, state.z_ND.numel())))
         self._see()
+        stepping = getattr(self.stage.search, "step_rows", None)
+        used = self.clock.rows - before
+        self._step_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
+        self._round_cost = 0
+        self._changed = getattr(self.stage.search, "changed", None)
+        front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first
+        steering = None if self._changed is None else first_steering(self.problem, state, self._starts.steering, front)
+        if self._changed is not None and steering is not None:
+            state.steering = steering
+            before = self.clock.rows
+            self._changed(self.problem, state)
+            self._round_cost = self.clock.rows - before
         self.started = True
 
-    def loop(self, history: list[Report], on_report: Callable[[Report], object] | None) -> str:
+    def handed_over(self) -> Best:
+        """The best of every row, with the multipliers that it has come to; of draws, each row as it is now."""
+        best, state = self.best, self.state
+        if state.draws and not self._compacted:
+            evaluation = state.evaluation
+            ok_N = torch.isfinite(evaluation.loss_M) & torch.isfinite(evaluation.violation_M)
+            best = best._replace(
+                z_ND=torch.where(ok_N[:, None], state.z_ND, best.z_ND),
+                loss_N=torch.where(ok_N, evaluation.loss_M, best.loss_N),
+                violation_N=torch.where(ok_N, evaluation.violation_M, best.violation_N),
+                step_N=torch.where(ok_N, state.step, best.step_N),
+            )
+        return best._replace(steering=state.steering)
+
+    def loop(
+        self,
+        history: list[Report],
+        on_report: Callable[[Report], object] | None,
+        reserve: int,
+        share: Budget | None = None,
+    ) -> str:
+        """Steps until the search is done or the budget is: "finished" or "budget". `reserve` rows of it are left over for
+        the final evaluation; `share` is this search's part of it in a race."""
         search, state, clock = self.stage.search, self.state, self.clock
+        self._reserve, self._share = reserve, share
         every = max(1, search.n_steps // REPORTS_PER_STAGE)
-        reserve = final_rows(self.problem, len(self.target_N))
+        round_every = max(1, search.n_steps // ROUNDS)
         stopped = "finished"
         self._report(history, on_report)
         while state.step < search.n_steps:
-            if not clock.allows(self._last_cost + reserve):
+            turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
+            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
                 stopped = "budget"
                 break
-            before = clock.forward + clock.backward
+            if turn:
+                self._next_round()
+            before = clock.rows
             search.step(self.problem, state)
-            self._last_cost = clock.forward + clock.backward - before
+            self._step_cost = clock.rows - before
             self._see()
             if state.step % every == 0:
                 self._report(history, on_report)
@@ -100,10 +153,22 @@ class StageRun:
             self._report(history, on_report)
         return stopped
 
+    def _next_round(self) -> None:
+        """Bring multipliers and front up to date, and tell the search that its function changed."""
+        assert self._changed is not None
+        if self.archive is not None:
+            self.note_best()
+        self.state.steering = next_steering(self.problem, self.state, self.archive)
+        before = self.clock.rows
+        self._changed(self.problem, self.state)
+        self._round_cost = self.clock.rows - before
+        self._rounds += 1
+
     def _see(self) -> None:
         """Keep hold of what the step made. A step replaces its tensors and never writes into them, so no copy is needed."""
         state, evaluation = self.state, self.state.evaluation
-        self._pending.append(_Seen(state.z_ND, evaluation.loss_M, evaluation.violation_M, state.step))
+        losses_NK = None if self.archive is None else self.problem.objectives(evaluation)
+        self._pending.append(_Seen(state.z_ND, evaluation.loss_M, evaluation.violation_M, losses_NK, state.step))
         if len(self._pending) >= self._window:
             self.note_best()
 
@@ -117,7 +182,7 @@ class StageRun:
             return
         best, state = self.best, self.state
         ids = state.row_id_N if self._compacted else None
-        old = best if ids is None else _Best(*(part[ids] for part in best))
+        old = best if ids is None else best.take(ids)
         loss_WN = torch.stack([old.loss_N, *(one.loss_N for one in seen)])
         finite_WN = loss_WN.abs() < torch.inf
         violation_WN = None
@@ -133,36 +198,74 @@ class StageRun:
         z_WND = torch.stack([old.z_ND, *(one.z_ND for one in seen)])
         rows = torch.arange(z_WND.shape[1], device=z_WND.device)
         steps_WN = torch.stack([old.step_N, *(torch.full_like(old.step_N, one.step) for one in seen)])
-        new = _Best(
+        new = Best(
             z_WND[which_1N[0], rows],
             loss_WN.gather(0, which_1N)[0],
             old.violation_N if violation_WN is None else violation_WN.gather(0, which_1N)[0],
             steps_WN.gather(0, which_1N)[0],
+            old.target_N,
         )
         if ids is not None:
-            new = _Best(*(part.index_copy(0, ids, rows) for part, rows in zip(best, new, strict=True)))
+            new = best.put(ids, new)
+        if self.archive is not None:
+            self._add_to_front(seen)
         if state.rows_restart:
             self.failed_N = self.failed_N + (~finite_WN[1:]).sum(0)
         self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
+
+    def _add_to_front(self, seen: list[_Seen]) -> None:
+        """The windows' rows into the archive, which looks at values: once a window, not once a step."""
+        assert self.archive is not None
+        target_N = self.state.target_N
+        rows = [
+            Best(one.z_ND, one.loss_N, one.violation_N, torch.full_like(target_N, one.step), target_N) for one in seen
+        ]
+        self.archive.add(Best.join(rows), torch.cat([one.losses_NK for one in seen if one.losses_NK is not None]))
 
     def _note_lost(self) -> None:
         """Rows whose loss is not finite now. A latent that turned NaN stays so, hence a look at reports finds them all."""
         if not self.state.rows_restart:
             self.ok_N[self.state.row_id_N] &= self.state.evaluation.loss_M.abs() < torch.inf
 
+    def _note_finished(self) -> None:
+        """Rows that reached the loss to stop at, or gained too little since an earlier report. On the device."""
+        stop, state = self.stage.stop, self.state
+        if (stop.at is None and not stop.gain) or self.archive is not None:
+            return
+        loss_N = self.best.loss_N
+        if self.problem.constraints:
+            loss_N = torch.where(self.best.violation_N <= 0, loss_N, torch.inf)
+        reached_N = torch.zeros_like(self.ok_N) if stop.at is None else loss_N <= stop.at
+        if state.rows_restart:  # a target is reached by any of its rows
+            reached_T = torch.zeros(self.problem.targets, dtype=torch.bool, device=reached_N.device)
+            reached_N = reached_T.index_put((self.target_N,), reached_N, accumulate=True)[self.target_N]
+        done_N = self._reached_N = reached_N
+        if stop.gain and not state.rows_restart:
+            self._levels.append((state.step, loss_N))
+            while len(self._levels) > 1 and self._levels[1][0] <= state.step - stop.window:
+                self._levels.popleft()
+            step, level_N = self._levels[0]
+            if step <= state.step - stop.window:
+                done_N = done_N | ((level_N - loss_N <= stop.gain * level_N.abs()) & (level_N < torch.inf))
+        state.done_N = state.done_N | done_N[state.row_id_N]
+
     def _report(self, history: list[Report], on_report: Callable[[Report], object] | None) -> None:
         """The only host sync: one small copy of losses and flags."""
         self.note_best()
         self._note_lost()
+        self._note_finished()
         best, state = self.best, self.state
-        parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N)
+        lost_N, reached_N = ~self.ok_N[state.row_id_N], self._reached_N[state.row_id_N]
+        parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
         flat = torch.cat([part.double() for part in parts]).cpu().numpy()
         rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
-        self._alive, self._active = int(ok.sum()), int(len(state.done_N) - flat[4 * rows :].sum())
+        self._alive = int(ok.sum())
+        self._active, self._short = (int((1 - part).sum()) for part in flat[4 * rows :].reshape(2, -1))
         finite = loss[loss < np.inf]
         report = Report(
             stage=self.index,
+            entrant=self.entrant,
             name=self.stage.name,
             step=state.step,
             n_steps=self.stage.search.n_steps,
@@ -193,18 +296,30 @@ class StageRun:
         return tuple(best_T.tolist())
 
     def _all_done(self) -> bool:
-        """Whether no row is left to move, as of the last report."""
-        return self._active == 0 or self._alive == 0
+        """Whether no row is left to move, as of the last report.
+
+        Under new multipliers finished rows have more to do, but for those that reached the loss to stop at.
+        """
+        if self._alive == 0:
+            return True
+        if self._active == 0 and self._short and self.state.steering is not None and self._rounds < ROUNDS:
+            if self.clock.allows(self._round_cost + self._step_cost + self._reserve, self._share):
+                self._next_round()
+            return False
+        return self._active == 0
 
     def _compact(self) -> None:
-        """Drop finished rows from the batch where that is worth it. A term across rows needs them all."""
+        """Drop finished and lost rows from the batch where that is worth it. A term across rows needs them all."""
         state = self.state
         rows = len(state.done_N)
-        if rows <= _COMPACT_ROWS or self._active > _COMPACT_BELOW * rows or self.problem.across_rows:
+        if rows <= _COMPACT_ROWS or self._active > _COMPACT_BELOW * rows:
             return
-        keep = torch.nonzero(~state.done_N)[:, 0]
+        if self.problem.across_rows or state.rows_restart or state.steering is not None:
+            return
+        gone_N = state.done_N | ~self.ok_N[state.row_id_N]
+        keep = torch.nonzero(~gone_N)[:, 0]
         if len(keep) < _COMPACT_ROWS:  # fill up with finished rows: smaller batches run no faster
-            finished = torch.nonzero(state.done_N)[: _COMPACT_ROWS - len(keep), 0]
+            finished = torch.nonzero(gone_N)[: _COMPACT_ROWS - len(keep), 0]
             keep = torch.cat([keep, finished]).sort().values
         state.take(keep)
         self._compacted = True
@@ -215,20 +330,8 @@ class StageRun:
         """How many rows turned NaN or infinite; of an ask/tell search, how many evaluations."""
         return int((~self.ok_N).sum() + self.failed_N.sum()) if self.started else 0
 
-    def _ranking(self) -> Tensor:
-        """Row numbers with a finite best, ordered by target, then violation, then loss."""
-        best = self.best
-        loss, violation = best.loss_N.cpu().double(), best.violation_N.cpu().double()
-        target = self.target_N.cpu()
-        keys = [
-            (int(t), float(v), float(x), i) for i, (t, v, x) in enumerate(zip(target, violation, loss, strict=True))
-        ]
-        order = [i for _, _, x, i in sorted(keys) if x < float("inf")]
-        if not order:
-            raise DivergedError(self._why_all_diverged())
-        return torch.tensor(order, device=best.z_ND.device)
-
-    def _why_all_diverged(self) -> str:
+    def why_all_diverged(self) -> str:
+        """The error of a run in which no row has a finite loss."""
         terms = self.state.evaluation.terms
         broken = [name for name, value in terms.items() if not bool(torch.isfinite(value).any())]
         where = f"term {broken[0]!r}" if broken else "the loss"
@@ -236,31 +339,6 @@ class StageRun:
             f"all {len(self.ok_N)} rows diverged: {where} was NaN or infinite for every row at step {self.state.step} "
             f"of {self.stage.name!r}; lower the learning rate, or look at the objective's range"
         )
-
-    def survivors(self, keep: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Best latents `(n, D)`, targets `(n,)` and steps `(n,)`, ordered by target, then loss; `keep` a target."""
-        order = self._ranking()
-        if keep is not None:
-            order = self._distinct(order, keep)
-        return self.best.z_ND[order], self.target_N[order], self.best.step_N[order]
-
-    def best_rows(self, keep: int | None) -> tuple[Tensor, Tensor]:
-        """The starts of the next stage."""
-        z_ND, target_N, _ = self.survivors(keep)
-        return z_ND, target_N
-
-    def _distinct(self, order: Tensor, keep: int) -> Tensor:
-        """The first `keep` rows a target that do not repeat an earlier one; repeats fill up where there are too few."""
-        z_ND = (self.best.z_ND[order] / self.problem.space.std(self.best.z_ND)).cpu()
-        target = self.target_N[order].tolist()
-        chosen: dict[int, list[int]] = {}
-        spare: dict[int, list[int]] = {}
-        for i, t in enumerate(target):
-            taken = chosen.setdefault(t, [])
-            near = any(float((z_ND[i] - z_ND[j]).square().mean().sqrt()) < _SAME for j in taken)
-            (spare.setdefault(t, []) if near or len(taken) >= keep else taken).append(i)
-        rows = [i for t in sorted(chosen) for i in sorted((chosen[t] + spare.get(t, []))[:keep])]
-        return order[torch.tensor(rows, device=order.device)]
 
 
 def final_rows(problem: Problem, n: int) -> int:

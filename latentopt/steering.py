@@ -5,6 +5,7 @@ Shapes: N rows, C constraints, K objectives (docs/shapes.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,27 +21,40 @@ AUGMENTATION = 0.05
 class Steering(NamedTuple):
     """One row's own view of the problem, aligned with the rows of a search's state.
 
-    `multipliers_NC` and `penalties_NC` belong to the constraints (augmented Lagrangian). `weights_NK` and `ideal_NK`
-    belong to the objectives of a front; None where their sum is minimized.
+    `multipliers_NC` and `penalties_NC` belong to the constraints (augmented Lagrangian), and `broken_NC` is by how much
+    they were broken when the driver last looked. `weights_NK` (on the simplex), `ideal_NK` and `span_NK` (the least value
+    and the range of each objective on the front so far) belong to a front; None where the sum is minimized.
     """
 
     multipliers_NC: Tensor
     penalties_NC: Tensor
+    broken_NC: Tensor | None = None
     weights_NK: Tensor | None = None
     ideal_NK: Tensor | None = None
+    span_NK: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Steering:
         """The same of these rows alone."""
         return Steering(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
 
+    @staticmethod
+    def join(parts: Sequence[Steering]) -> Steering:
+        """The rows of several, one after the other; a part that one of them lacks is left out."""
+        columns = zip(*parts, strict=True)
+        return Steering(*(None if any(p is None for p in column) else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
-def tchebycheff(losses_NK: Tensor, weights_NK: Tensor, ideal_NK: Tensor) -> Tensor:
+
+def tchebycheff(losses_NK: Tensor, steering: Steering) -> Tensor:
     """The smooth, augmented Tchebycheff norm of each row's losses above its ideal point, `(N,)`.
 
-    mu log sum_k exp(w_k (f_k - i_k) / mu) + a sum_k w_k (f_k - i_k): Lin et al. 2024 (smooth Tchebycheff scalarization,
-    equation 10) with the augmentation of Steuer and Choo 1983. The weights carry the objectives' units away.
+    With x_k = w_k (f_k - ideal_k) / span_k it is mu log sum_k exp(x_k / mu) + a sum_k x_k: the smooth Tchebycheff
+    scalarization of Lin et al. 2024 with the augmentation of Steuer and Choo 1983.
     """
-    scaled_NK = weights_NK * (losses_NK - ideal_NK)
+    weights_NK, ideal_NK, span_NK = steering.weights_NK, steering.ideal_NK, steering.span_NK
+    assert weights_NK is not None
+    assert ideal_NK is not None
+    assert span_NK is not None
+    scaled_NK = weights_NK * (losses_NK - ideal_NK) / span_NK
     return SMOOTHING * torch.logsumexp(scaled_NK / SMOOTHING, dim=1) + AUGMENTATION * scaled_NK.sum(1)
 
 

@@ -39,6 +39,7 @@ _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001000
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 _INDEX = re.compile(r"[0-9]+")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")  # a coordinate as a key, kept as its text: every reader sees the same number
 _PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 # A part of PyYAML's own words (C and Python loaders differ), then what to say instead, and the remedy.
@@ -87,7 +88,8 @@ def parse_yaml(text: str, name: str = "<text>") -> dict[str, Any]:
 
     Raises:
         ConfigError: Not YAML, or refused here: more than `MAX_BYTES` bytes or `MAX_DEPTH` levels, anchors, aliases,
-            tags, keys that are repeated or not texts, more than one document, nothing at all, or no mapping at top.
+            tags, keys that are repeated or neither texts nor whole numbers, more than one document, nothing at all, or
+            no mapping at top.
     """
     return _Builder(text, name, MAX_DEPTH, is_value=False).mapping()
 
@@ -331,6 +333,8 @@ class _Builder:
             self.fail(mark, "a key is missing before ':'", "write key: value")
         if plain and event.value == "<<":
             self.fail(mark, "the merge key '<<' is not read", "write the keys out")
+        if plain and _WHOLE.fullmatch(event.value):
+            key = event.value
         if not isinstance(key, str) or (plain and _OLD_BOOL.fullmatch(key)):
             kind = "null" if key is None else "a boolean" if isinstance(key, bool | str) else "a number"
             shown = _plain(event.value, 40)

@@ -25,7 +25,7 @@ from latentopt.gaussians import Fitted, Gaussian, Mixture
 from latentopt.goals import Bound
 from latentopt.interfaces import SLOTS
 from latentopt.priors import Normal, PriorBase, Uniform, UniformSphere
-from latentopt.regions import Ball, Box, Free, RegionBase, Shell, Sphere
+from latentopt.regions import Ball, Box, Free, Near, RegionBase, Shell, Sphere
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -160,7 +160,11 @@ def configuration() -> str:
             parts += [f"Every one of them has:\n\n{fields_table(base)}\n"]
         parts += [entry(cls, shared) for kind, cls in found.kinds(slot).items() if (slot, kind) in owned]
     parts += ["## regions\n", "Where a search may go; the default holds 99 % of the prior's draws.\n"]
-    parts += [entry(cls) for cls in (Free, Box, Ball, Shell, Sphere)]
+    parts += [f"Every one of them has:\n\n{fields_table(RegionBase)}\n"]
+    parts += [
+        "`fixed` maps coordinates of the flattened latent, counted from 0, to values that they keep throughout: `fixed: {0: 1.5}`.\n"
+    ]
+    parts += [entry(cls, {"fixed"}) for cls in (Free, Box, Ball, Shell, Sphere, Near)]
     parts += ["## priors\n", "What a decoder's latents are believed to follow.\n"]
     parts += [entry(cls) for cls in (Normal, Uniform, UniformSphere, Gaussian, Mixture, Fitted)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"

@@ -227,8 +227,8 @@ def test_examples():
 
 
 def test_a_run_config_of_another_task_has_no_plan(decoder):
-    from latentopt.api import plan
     from latentopt.config import make_config
+    from latentopt.planning import plan
 
     with pytest.raises(lo.ConfigError, match="a plan is for optimize, got sample"):
         plan(make_config({"decoder": decoder, "task": "sample"}), decoder)

@@ -777,3 +777,17 @@ def test_rows_less_their_mean_have_a_gradient():
 def test_an_encoder_of_nan_is_warned_of():
     with pytest.warns(lo.LatentoptWarning, match="gives NaN or infinite latents for the design at the prior's mean"):
         make(lambda z: z * 1.0, encoder=lambda x: x * torch.nan)
+
+
+def test_the_look_at_the_door_says_how_far_apart_designs_lie():
+    twice = make(lambda z: torch.cat([z, z], 1))
+    apart = torch.pdist(rows(twice, 4, seed=0).double()).sort().values / 4**0.5
+    assert twice.probe.spread == pytest.approx(float(apart[2:4].mean()))
+    with pytest.warns(lo.LatentoptWarning, match="returns NaN or infinite values for 2 of 4 draws"):
+        broken = make(lambda z: z.where(z[:, :1] >= z[:, :1].sort(dim=0).values[len(z) // 2], torch.nan))
+    z = rows(broken, 4, seed=0)
+    z = z[z[:, 0].argsort()[2:]]
+    assert broken.probe.spread == pytest.approx(float(torch.pdist(z)) / 4**0.5)
+    with pytest.warns(lo.LatentoptWarning, match="for 3 of 4 draws"):
+        alone = make(lambda z: z.where(z[:, :1] == z[:, :1].amax(), torch.nan))
+    assert alone.probe.spread is None

@@ -10,6 +10,8 @@ from latentopt.testing import toy_decoders
 
 FAST = {
     "adam": {"steps": 15},
+    "langevin": {"steps": 60, "temperature": 1e-3},
+    "lbfgs": {"steps": 15},
     "random": {"evaluations": 60},
     "cmaes": {"evaluations": 60},
     "optuna": {"evaluations": 30, "batch": 10, "sampler": "random"},
@@ -46,7 +48,7 @@ def test_every_search_with_every_objective(search, objective):
     decoder = toy_decoders()["image"]
     target = None if objective in TARGETLESS else decoder.decode(decoder.space.draw(2, rng.generator(3)))
     found = {"kind": search, **FAST.get(search, {})}
-    if search == "adam" and objective == "blackbox":
+    if installed().get("searches", search).needs_gradient and objective == "blackbox":
         with pytest.raises(lo.GradientError, match="'blackbox'"):
             lo.optimize(decoder, objectives=[build(objective)], search=found)
         return
@@ -83,4 +85,4 @@ def test_every_search_chains_into_adam(search):
     assert len(result) == 3
     assert {report["name"] for report in result.history} == {search, "adam"}
     stages = [report["best_T"][0] for report in result.history if report["stage"] == 0]
-    assert result.best.loss < stages[-1]
+    assert result.best.loss < max(stages[-1], 1e-12)  # a search may leave nothing but rounding

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
 import latentopt as lo
-from latentopt import pictures
+from latentopt import charts, pictures
 from latentopt.testing import toy_decoders
 
 SOME = torch.linspace(0, 1, 3 * 64).view(3, 1, 8, 8)
@@ -129,7 +129,7 @@ def entry(stage, name, spent, rows):
 def test_curves_follow_every_row_and_the_best_over_the_stages():
     history = [entry(0, "first", 10, [3.0, 2.0]), entry(0, "first", 20, [2.0, 0.01]), entry(1, "second", 30, [0.01]),
                entry(1, "second", 40, [0.001])]  # fmt: skip
-    figure = pictures.curves(history, title="T")
+    figure = charts.curves(history, title="T")
     axes = figure.axes[0]
     lines = [line for collection in axes.collections for line in collection.get_segments()]
     assert sorted(len(line) for line in lines) == [2] * 5
@@ -140,7 +140,7 @@ def test_curves_follow_every_row_and_the_best_over_the_stages():
 
 def test_curves_of_losses_below_zero_or_infinite_are_drawn_too():
     history = [entry(0, "s", 1, [-1.0, float("inf")]), entry(0, "s", 2, [-2.0, 1.0])]
-    figure = pictures.curves(history, title="T")
+    figure = charts.curves(history, title="T")
     assert figure.axes[0].get_yscale() == "linear"
     assert pixels(figure).std() > 0
 

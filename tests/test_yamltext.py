@@ -104,6 +104,7 @@ def test_nan_is_a_float(text):
         ("{}", {}),
         ("'a # b'", "a # b"),
         ("a#b", "a#b"),
+        ("{0: 1.5, 12: a}", {"0": 1.5, "12": "a"}),
     ],
 )
 def test_values_of_set(text, value):
@@ -147,7 +148,9 @@ REFUSED = [
     ("on: 1", "r.yaml:1:1: the key on reads as a boolean, expected a text: quote it: 'on'"),
     ("a: {NO: 1}", "r.yaml:1:5: the key NO reads as a boolean, expected a text: quote it: 'NO'"),
     ("true: 1", "r.yaml:1:1: the key true reads as a boolean, expected a text: quote it: 'true'"),
-    ("a:\n  1: 2", "r.yaml:2:3: the key 1 reads as a number, expected a text: quote it: '1'"),
+    ("a:\n  -1: 2", "r.yaml:2:3: the key -1 reads as a number, expected a text: quote it: '-1'"),
+    ("010: 2", "r.yaml:1:1: the key 010 reads as a number, expected a text: quote it: '010'"),
+    ("{1: a, '1': b}", "r.yaml:1:8: the key '1' is given twice (first in line 1): keep one"),
     ("1e-3: 2", "r.yaml:1:1: the key 1e-3 reads as a number, expected a text: quote it: '1e-3'"),
     (".nan: 2", "r.yaml:1:1: the key .nan reads as a number, expected a text: quote it: '.nan'"),
     ("~: 2", "r.yaml:1:1: the key ~ reads as null, expected a text: quote it: '~'"),

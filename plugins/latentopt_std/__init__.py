@@ -9,7 +9,10 @@ from latentopt_std.adam import Adam
 from latentopt_std.cmaes_search import CMAES
 from latentopt_std.decoders import Digits, ModuleDecoder
 from latentopt_std.interpolators import Lerp, Slerp, Spline
+from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
+from latentopt_std.lbfgs import LBFGS
+from latentopt_std.levenberg_marquardt import LevenbergMarquardt
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
 from latentopt_std.optuna_search import OptunaSearch
@@ -32,6 +35,7 @@ from latentopt_std.structural import MSSSIM, SSIM
 __all__ = [
     "BCE",
     "CMAES",
+    "LBFGS",
     "MAE",
     "MSE",
     "MSSSIM",
@@ -46,7 +50,9 @@ __all__ = [
     "EncodedSampler",
     "FittedSampler",
     "Huber",
+    "Langevin",
     "Lerp",
+    "LevenbergMarquardt",
     "Measurement",
     "ModuleDecoder",
     "NormalSampler",
@@ -112,4 +118,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, CMAES, OptunaSearch, RandomSearch]
+    return [Adam, Langevin, OptunaSearch, RandomSearch, LBFGS, LevenbergMarquardt, CMAES]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from latentopt import Decoder, Problem, RowNoise, Search, SearchConfig, SearchState
@@ -18,6 +18,8 @@ class Adam(SearchConfig):
 
     `lr` 0.3 with cosine decay over 300 steps ends at least as well on held-out digits as the customary 0.01 does over 1000,
     in a third of the time (docs/performance.md). `warmup` steps raise the rate linearly.
+    `cycles` above 1 are warm restarts: the cosine begins anew in each, on equal shares of the steps (SGDR, Loshchilov and
+    Hutter 2017, with cycles of one length); the moments go on.
     `plateau` gives every row a rate of its own: halved whenever that row has not improved for `patience` steps.
     `noise` adds normals to the latents after each step, its standard deviation falling with the learning rate.
     """
@@ -26,11 +28,21 @@ class Adam(SearchConfig):
     lr: float = Field(default=0.3, gt=0)
     steps: int = Field(default=300, ge=1)
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    cycles: int = Field(default=1, ge=1)
     patience: int = Field(default=10, ge=1)
     warmup: int = Field(default=0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     noise: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _cycles_fit(self) -> Adam:
+        if self.cycles > 1 and (self.schedule != "cosine" or self.cycles > self.steps):
+            raise ValueError(
+                f"cycles are warm restarts of the cosine, at most one a step: got {self.cycles} for {self.steps} steps of "
+                f"schedule {self.schedule!r}"
+            )
+        return self
 
     def build(self, decoder: Decoder) -> Search:
         return AdamSearch(self)
@@ -80,11 +92,11 @@ class AdamSearch:
         )
 
     def rate(self, step: int) -> float:
-        """The learning rate of step 1, 2, ...: linear warm-up, then constant or half a cosine down to 0."""
+        """The learning rate of step 1, 2, ...: linear warm-up, then constant or half a cosine down to 0 in each cycle."""
         config = self.config
         scale = min(1.0, step / config.warmup) if config.warmup else 1.0
         if config.schedule == "cosine":
-            scale *= 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
+            scale *= 0.5 * (1 + math.cos(math.pi * ((step - 1) * config.cycles / config.steps % 1)))
         return config.lr * scale
 
     def step(self, problem: Problem, state: SearchState) -> None:

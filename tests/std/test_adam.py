@@ -92,3 +92,31 @@ def test_noise_falls_with_the_rate_and_is_the_rows_own():
 def test_ranges(field, text):
     with pytest.raises(ValueError, match=text):
         Adam(**field)
+
+
+def test_cycles_begin_the_cosine_anew():
+    search = Adam(lr=1.0, steps=100, cycles=4).build(toy_decoders()["image"])
+    rates = [search.rate(step) for step in range(1, 101)]
+    once = [Adam(lr=1.0, steps=25).build(toy_decoders()["image"]).rate(step) for step in range(1, 26)]
+    assert rates == pytest.approx(once * 4)
+
+
+def test_cycles_help_a_row_out_of_a_shallow_basin():
+    def two_basins(c):  # the deeper one at 2, the shallow one at -1, a ridge between them
+        x = c.latents[:, 0]
+        return torch.minimum((x + 1) ** 2 + 0.5, (x - 2) ** 2) + 0.1 * c.latents[:, 1:].square().sum(1)
+
+    decoder = toy_decoders()["vector"]
+    z = torch.zeros(1, 3)
+    z[0, 0] = 0.2
+    slow = lo.optimize(decoder, objectives=[two_basins], starts=z, region="free", search=Adam(lr=0.01, steps=300))
+    far = lo.optimize(decoder, objectives=[two_basins], starts=z, region="free",
+                      search=Adam(lr=1.0, steps=300, cycles=3, noise=0.5))  # fmt: skip
+    assert slow.best.loss > 0.4
+    assert far.best.loss < 0.05
+
+
+@pytest.mark.parametrize("options", [{"cycles": 3, "schedule": "constant"}, {"cycles": 20, "steps": 10}])
+def test_cycles_that_make_no_sense(options):
+    with pytest.raises(ValueError, match="cycles are warm restarts of the cosine, at most one a step"):
+        Adam(**options)

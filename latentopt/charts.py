@@ -1,0 +1,103 @@
+"""Charts of a run as matplotlib figures: losses over rows, and fronts. Nothing here is called by searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from latentopt.result import Result
+
+DPI = 150
+PAPER, INK, QUIET, GRID = "#ffffff", "#1b1f24", "#68707a", "#e4e7eb"
+# Sky blue and orange of Okabe and Ito's palette: told apart by every kind of colour vision, and in grey by their words.
+BLUE, ORANGE = "#56b4e9", "#e69f00"
+DEEP_BLUE = "#0072b2"
+_MOST_LINES, _MOST_PANELS = 512, 6
+
+
+def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "") -> Figure:
+    """Best-so-far losses of every row over the rows spent, the best of each target in front; stages side by side.
+
+    `history` is a `Result`'s. Its losses are on a logarithmic scale where all of them are above zero.
+    """
+    figure = Figure(figsize=(8.4, 4.6), dpi=DPI, facecolor=PAPER)
+    axes = figure.add_axes((0.09, 0.13, 0.88, 0.70))
+    figure.text(0.03, 0.945, title, size=11, weight="bold", color=INK, parse_math=False)
+    figure.text(0.03, 0.893, subtitle, size=8, color=QUIET, parse_math=False)
+    losses: list[NDArray[np.float64]] = []
+    targets = len(history[0]["best_T"]) if history else 0
+    for stage in sorted({(entry["stage"], entry.get("entrant", 0)) for entry in history}):
+        entries = [entry for entry in history if (entry["stage"], entry.get("entrant", 0)) == stage]
+        spent = np.array([entry["forward_rows"] + entry["backward_rows"] for entry in entries], float)
+        rows = np.array([entry["rows_N"] for entry in entries], float)[:, :_MOST_LINES]
+        best = np.array([entry["best_T"] for entry in entries], float)
+        losses += [rows, best]
+        for values, color, width in ((rows, "#b9c0c8", 0.5), (best, DEEP_BLUE, 2.0 if targets == 1 else 1.1)):
+            lines = [np.column_stack([spent, line]) for line in values.T]
+            axes.add_collection(LineCollection(lines, colors=color, linewidths=width, alpha=0.85))
+        axes.axvline(spent[0], color=GRID, linewidth=1, zorder=0)
+        axes.annotate(entries[0]["name"], (spent[0], 1), (4, -10), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", size=8, color=QUIET)  # fmt: skip
+    axes.plot([], [], color="#b9c0c8", linewidth=1, label="each row, best so far")
+    axes.plot([], [], color=DEEP_BLUE, linewidth=2, label="best of each target" if targets > 1 else "best")
+    axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=QUIET)
+    finite = np.concatenate([part[np.isfinite(part)] for part in losses]) if losses else np.zeros(0)
+    if len(finite) and finite.min() > 0 and finite.max() > 3 * finite.min():
+        axes.set_yscale("log")
+    costs = [entry["forward_rows"] + entry["backward_rows"] for entry in history]
+    if costs and history[-1]["stage"] == 0 and 0 < 10 * costs[0] < costs[-1]:
+        axes.set_xscale("log")  # most of a search happens in its first tenth
+    axes.autoscale_view()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+    axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=QUIET)
+    axes.set_ylabel("loss", size=8, color=QUIET)
+    quiet_axes(axes)
+    return figure
+
+
+def front(result: Result, *, title: str, subtitle: str = "", target: int = 0) -> Figure:
+    """The front of one target: a panel for each pair of objectives, orange where a design is outside what is known."""
+    rows = result.front(target)
+    names = rows.objectives
+    pairs = list(combinations(names, 2))[:_MOST_PANELS]
+    figure = Figure(figsize=(2.4 + 3.4 * len(pairs), 4.4), dpi=DPI, facecolor=PAPER)
+    figure.text(0.03, 0.945, title, size=11, weight="bold", color=INK, parse_math=False)
+    volume = "" if result.hypervolumes is None else f". Hypervolume {float(result.hypervolumes[target]):.4g}"
+    more = f". Target {target} of {result.n_targets}" if result.n_targets > 1 else ""
+    figure.text(0.03, 0.893, f"{subtitle}. {len(rows)} designs{volume}{more}", size=8, color=QUIET, parse_math=False)
+    outside = ~rows.realism.inside
+    for index, (across, up) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), index + 1)
+        x, y = rows.terms[across], rows.terms[up]
+        if len(names) == 2:
+            axes.plot(x, y, color=GRID, linewidth=1, zorder=0)
+        axes.scatter(x[~outside], y[~outside], s=16, color=DEEP_BLUE, label="inside what the decoder knows")
+        if bool(outside.any()):
+            axes.scatter(x[outside], y[outside], s=16, color=ORANGE, label="outside")
+            axes.legend(frameon=False, fontsize=7, labelcolor=QUIET)
+        axes.set_xlabel(across, size=8, color=QUIET)
+        axes.set_ylabel(up, size=8, color=QUIET)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        quiet_axes(axes)
+        axes.grid(axis="x", color=GRID, linewidth=0.6)
+    figure.subplots_adjust(left=0.5 / (0.7 + len(pairs)) * 0.4 + 0.02, right=0.97, top=0.83, bottom=0.13, wspace=0.28)
+    return figure
+
+
+def quiet_axes(axes: Axes) -> None:
+    """Quiet ticks, a light grid, no box."""
+    axes.tick_params(labelsize=8, colors=QUIET, which="both")
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
