@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -74,7 +75,7 @@ class Populations:
         self.waited_T = np.zeros(targets, dtype=int)
         window = 10 + math.ceil(30 * count / population)  # generations, as in Auger and Hansen 2005
         self.worst_WT, self.least_WT = np.full((2, window, targets), np.nan)
-        self.generator = np.random.Generator(np.random.SFC64(0))
+        self.generator = torch.Generator()
 
     def add(self, told: Told, counts: Sequence[int]) -> None:
         """The starts: the best of them is where a target begins."""
@@ -86,12 +87,17 @@ class Populations:
 
     def ask(self, counts: Sequence[int], seed_for: Callable[[int], int]) -> Floats:
         """Points `(sum of counts, K)`. A target's points do not depend on how many targets come after it."""
-        self.generator = np.random.Generator(np.random.SFC64(seed_for(0)))
-        normal_TLK = self.generator.standard_normal((self.targets, self.population, self.strategies.count))
+        self.generator.manual_seed(seed_for(0))
+        normal_TLK = self._normals(self.targets * self.population).reshape(self.targets, self.population, -1)
         points_TLK = self.strategies.points(normal_TLK)
         if len(set(counts)) == 1:
             return points_TLK[:, : counts[0]].reshape(-1, self.strategies.count)
         return np.concatenate([points_TLK[t, :n] for t, n in enumerate(counts)])
+
+    def _normals(self, n: int) -> Floats:
+        """Standard normals `(n, K)`: torch makes them three times as fast as NumPy, 16 at a time."""
+        values = torch.randn(-(-n * self.strategies.count // 16) * 16, generator=self.generator)
+        return values[: n * self.strategies.count].double().view(n, -1).numpy()
 
     def tell(self, told: Told, counts: Sequence[int]) -> None:
         """Updates those targets whose population is complete."""
@@ -141,7 +147,7 @@ class Populations:
         if seen is not None and number < len(seen.loss_n):
             mean_K = seen.points_nK[_order(seen)[number]]
         else:
-            mean_K = self.generator.standard_normal(self.strategies.count)
+            mean_K = self._normals(1)[0]
         self.strategies.restart(target, mean_K)
         self.least_WT[:, target] = self.worst_WT[:, target] = np.nan
 
