@@ -177,9 +177,9 @@ def main() -> None:
     words = (
         f"Ratios are to the plain loop's whole run ({PLAIN_STEPS} steps, one start at a time, without a region). "
         "Everyone has the same starts, drawn from the prior; ball is the ball of 99 % of the prior, the default. The best "
-        "known is the lowest, a target, over all searches and a reference of 64 starts a target (conv: 16), Adam 0.5 cosine x "
-        "1000, then levenberg_marquardt x 15, in the same region. In the ball the median of the plain loop's end losses may "
-        "be out of reach (never), as the plain loop leaves it."
+        "known is the lowest, a target, over all searches and a reference of 64 starts a target (conv: 16), Adam 0.5 x "
+        "1000 cosine, then levenberg_marquardt x 15, in the same region. In the ball the median of the plain loop's "
+        "end losses may be out of reach (never), as the plain loop leaves it."
     )
     write_section("searches", f"{words}\n\n{table(header, rows)}")
     stopping()
