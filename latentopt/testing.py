@@ -8,6 +8,7 @@ Override `decoder()` where the plugin needs another kind of design or latent.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -381,12 +382,24 @@ class SearchConformance(_Conformance):
             search.step(problem, state)
             held.append((state.z_ND, state.evaluation.loss_M))
             copies.append(tuple(part.clone() for part in held[-1]))
-        for kept, copy in zip(held, copies, strict=True):
-            assert torch.equal(kept[0], copy[0])
-            assert torch.equal(
-                kept[1],
-                copy[1],
-            )
+        for kept, copied in zip(held, copies, strict=True):
+            assert torch.equal(kept[0], copied[0])
+            assert torch.equal(kept[1], copied[1])
+
+    def test_a_state_taken_up_again_goes_on_exactly(self) -> None:
+        problem, (z, target) = self.problem(), self.starts()
+        search = self.config.build(problem.decoder)
+        state = search.init(problem, z, target, RowNoise(0, 0, len(z)))
+        steps = min(6, search.n_steps)
+        for _ in range(steps // 2):
+            search.step(problem, state)
+        taken_up = copy.deepcopy(state)
+        another, afresh = self.problem(), self.config.build(self.decoder())  # nothing may be kept outside of the state
+        for _ in range(steps - steps // 2):
+            search.step(problem, state)
+            afresh.step(another, taken_up)
+        assert torch.equal(taken_up.z_ND, state.z_ND)
+        assert torch.equal(taken_up.evaluation.loss_M, state.evaluation.loss_M)
 
     def test_a_nan_row_stays_alone(self) -> None:
         if not self.rows_move_alone:
