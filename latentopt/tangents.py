@@ -23,9 +23,7 @@ class Tangents:
     Hessian of the Lagrangian's second part (Nocedal and Wright 2006, equation 12.65). Every other row sees no region.
     """
 
-    def __init__(
-        self, project: Callable[[Tensor], Tensor], z_MD: Tensor, gradient_MD: Tensor, scale_D: Tensor
-    ) -> None:
+    def __init__(self, project: Callable[[Tensor], Tensor], z_MD: Tensor, gradient_MD: Tensor, scale_D: Tensor) -> None:
         down_MD = -gradient_MD * scale_D
         down_MD = down_MD / down_MD.norm(dim=1, keepdim=True).clamp(min=_TINY)
         at_MD = (z_MD + _LOOK * down_MD * scale_D).detach().requires_grad_(True)
