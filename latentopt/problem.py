@@ -429,7 +429,7 @@ class Problem:
         """Raise `ConfigError` where the merit is no sum of squares of each row's own residuals."""
         instead = f"use {' or '.join(others)}"
         if self.without_residuals or not self.terms:
-            names = ", ".join(map(repr, self.without_residuals)) or "no objective"
+            names = ", ".join(map(repr, self.without_residuals)) or "no objective at all"
             raise ConfigError(
                 f"search {search!r} needs sums of squares, and there are no residuals of {names}: {instead}, or objectives "
                 "that have them, minimized or with a bound as their goal"

@@ -288,6 +288,21 @@ class InterpolatorConformance(_Conformance):
         assert torch.equal(found[[0, -1]], keys)
 
 
+class _Distance:
+    """The mean squared difference to each row's target, with residuals for the searches that want them."""
+
+    def __init__(self, target_T: Tensor) -> None:
+        self.target_T = target_T
+
+    def __call__(self, c: Candidates) -> Tensor:
+        return (c.designs - self.target_T[c.target_index]).square().flatten(1).mean(1)
+
+    def residuals(self, c: Candidates) -> Tensor:
+        """`(M, R)`, whose squares add up to the number."""
+        difference = (c.designs - self.target_T[c.target_index]).flatten(1)
+        return difference / difference.shape[1] ** 0.5
+
+
 class SearchConformance(_Conformance):
     """For searches: same seed same result, rows independent, NaN rows alone, within region and budget, never worse."""
 
@@ -300,10 +315,7 @@ class SearchConformance(_Conformance):
         decoder = self.decoder()
         target_T = decoder.decode(decoder.space.draw(2, rng.generator(11)))
 
-        def distance(c: Candidates) -> Tensor:
-            return (c.designs - target_T[c.target_index]).square().flatten(1).mean(1)
-
-        problem = Problem(decoder, [Term("distance", distance)], region=region, targets=2)
+        problem = Problem(decoder, [Term("distance", _Distance(target_T))], region=region, targets=2)
         problem.check()
         return problem
 
