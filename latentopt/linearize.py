@@ -101,11 +101,12 @@ class Linearizer:
 
     def cost(self, krylov: int = 0) -> tuple[int, int]:
         """Forward and backward rows that one row costs: J v is a forward row, u J a backward row."""
+        way = self.way  # found out before a price is named, as that costs rows too
         if krylov:
             return 1 + krylov, krylov
         if self.by_rows(krylov):
-            return 1, self.way.residuals
-        return 1 + self.decoder.dim, int(self.way.products == "differences")
+            return 1, way.residuals
+        return 1 + self.decoder.dim, int(way.products == "differences")
 
     # ------------------------------------------------------------------ block by block
 
