@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 _WHERE = {
     "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
     "arrayfield": ("Array",),
-    "asktell": ("AskTell", "AskTellOptimizer", "Coordinates", "Told"),
+    "asktell": ("AskTell", "Coordinates"),
     "coderef": ("CodeRef",),
+    "comparison": ("Comparison",),
+    "contest": ("compare",),
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "budget": ("Budget", "Report"),
@@ -50,6 +52,7 @@ _WHERE = {
     ),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
+    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "Told"),
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
@@ -73,14 +76,11 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from latentopt.arrayfield import Array as Array
-    from latentopt.asktell import (
-        AskTell as AskTell,
-        AskTellOptimizer as AskTellOptimizer,
-        Coordinates as Coordinates,
-        Told as Told,
-    )
+    from latentopt.asktell import AskTell as AskTell, Coordinates as Coordinates
     from latentopt.budget import Budget as Budget, Report as Report
     from latentopt.coderef import CodeRef as CodeRef
+    from latentopt.comparison import Comparison as Comparison
+    from latentopt.contest import compare as compare
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
     from latentopt.errors import (
@@ -123,6 +123,13 @@ if TYPE_CHECKING:
     )
     from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
     from latentopt.modules import as_device as as_device
+    from latentopt.optimizers import (
+        AllTargets as AllTargets,
+        AskTellOptimizer as AskTellOptimizer,
+        AskTellOptimizers as AskTellOptimizers,
+        OneATarget as OneATarget,
+        Told as Told,
+    )
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism

@@ -4,51 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentopt.errors import ShapeError
 from latentopt.interfaces import Evaluation, SearchState
+from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne, OneATarget, Told
 from latentopt.problem import Problem
 from latentopt.rng import RowNoise, derive_seed
-
-Floats = NDArray[np.float64]
-
-
-class Told(NamedTuple):
-    """What became of n points: `points_nK`, and a figure a point `(n,)`, all on the host.
-
-    `merit_n` is the loss plus the penalty of broken constraints: what to minimize where nothing else is known.
-    `loss_n` and `violation_n` are for optimizers that treat constraints themselves; the violation is None where the
-    problem has none. A point that failed (a figure was NaN or infinite) has NaN in all of them.
-    """
-
-    points_nK: Floats
-    loss_n: Floats
-    merit_n: Floats
-    violation_n: Floats | None
-
-    @property
-    def failed_n(self) -> NDArray[np.bool_]:
-        """Which points have no value."""
-        return np.isnan(self.merit_n)
-
-
-class AskTellOptimizer(Protocol):
-    """Minimizes for one target, in K coordinates. `ask` and `tell` alternate; every number comes from `seed`."""
-
-    def add(self, told: Told) -> None:
-        """Takes in points that it did not ask for: the starts, before the first `ask`."""
-
-    def ask(self, n: int, seed: int) -> Floats:
-        """n new points `(n, K)`; a function of what it was told and of the seed alone."""
-
-    def tell(self, told: Told) -> None:
-        """The points of the last `ask`, in its order, and what became of them."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +53,17 @@ def prior_coordinates(problem: Problem, seed: int) -> Coordinates:
 
 @dataclass
 class AskTellState(SearchState):
-    """`batch` rows (slots) a target, new points at each step. `best_*` rank what each slot has held so far."""
+    """`batch` rows (slots) a target, new points at each step. `held_2N` ranks what each slot has held so far (host)."""
 
     whole: ClassVar[frozenset[str]] = frozenset({"centre_D", "scale_D", "basis_DK"})
     rows_restart: ClassVar[bool] = True
 
-    best_loss_N: Tensor
-    best_violation_N: Tensor
+    held_2N: Floats
     centre_D: Tensor
     scale_D: Tensor
     basis_DK: Tensor | None
     targets: list[int]
-    optimizers: list[AskTellOptimizer]
+    optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
 
@@ -112,25 +77,33 @@ class AskTellState(SearchState):
         """The map from the optimizers' coordinates to latents."""
         return Coordinates(self.centre_D, self.scale_D, self.basis_DK)
 
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows (indices), in this order."""
+        self.held_2N = self.held_2N[:, rows.cpu().numpy()]
+        super().take(rows)
+
 
 class AskTell:
-    """Adapts ask/tell optimizers to the `Search` protocol: one a target, all their asks decoded as one batch.
+    """Adapts ask/tell optimizers to the `Search` protocol: all targets' asks are decoded as one batch.
 
     Args:
-        make: `(coordinates K, seed) -> AskTellOptimizer`, called once a target.
+        make: `(coordinates K, seed) -> AskTellOptimizer`, called once a target; or `AllTargets`, called once for all.
         evaluations: at most so many rows a target, the starts among them.
         batch: rows a target that are asked for at each step, and rows a target that the state holds.
         coordinates: `(problem, seed) -> Coordinates`; by default all latent values, in the prior's standard deviations.
         coordinate_rows: rows that making them costs at most.
 
-    A batch costs one copy to the device (points) and one back (figures). At each step a row of the state gets a new
-    point, and the better a point, the worse the best of the row that it gets: so the rows' best are at every time the
-    `batch` best of all points of their target (the first half of Batcher's bitonic merge, 1968), and none is lost.
+    Optimizers are told the points that they asked for, with the figures of where the region moved them to.
+
+    A batch costs one copy of figures from the device, and two to it: points, and row numbers. At each step a row of the
+    state gets a new point, and the better a point, the worse the best of the row that it gets: so the rows' best are at
+    every time the `batch` best of all points of their target (the first half of Batcher's bitonic merge, 1968), and none
+    is lost. Ranks are taken on the host, where the figures are anyway: two dozen small device operations fewer.
     """
 
     def __init__(
         self,
-        make: Callable[[int, int], AskTellOptimizer],
+        make: MakeOne | AllTargets,
         evaluations: int,
         batch: int,
         coordinates: Callable[[Problem, int], Coordinates] = prior_coordinates,
@@ -153,30 +126,25 @@ class AskTell:
         """Evaluates the starts (the first `evaluations` of each target); where they are fewer than slots, asks for more."""
         targets = [int(t) for t in target_N.unique()]
         rows = [torch.nonzero(target_N == t)[: self.evaluations, 0] for t in targets]
-        most = max(self.batch, *(len(part) for part in rows))
-        self.n_steps = (self.evaluations - most) // self.batch
+        counts = [len(part) for part in rows]
+        self.n_steps = (self.evaluations - max(self.batch, *counts)) // self.batch
         # seeds of this place beside those of the asks at step 0, which are seed_for(0, target) themselves
         chart = self.coordinates(problem, derive_seed(rng.seed_for(0, 0), 1))
-        optimizers = [self.make(chart.count, derive_seed(rng.seed_for(0, t), 2)) for t in targets]
+        optimizers = self._optimizers(problem, chart, targets, rng)
 
         order = torch.cat(rows)
         z, target = problem.project(z_ND[order]), target_N[order]
         evaluation = problem.value(z, target)
-        counts = [len(part) for part in rows]
-        for optimizer, told in zip(optimizers, _told(problem, chart.of(z), evaluation, counts), strict=True):
-            optimizer.add(told)
+        told, figures_2N = _told(problem, chart.of(z), evaluation)
+        optimizers.add(told, counts)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
-            seeds = [rng.seed_for(0, t) for t in targets]
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
-            filled, found = _ask_and_tell(problem, chart, optimizers, missing, seeds, z, more)
-            z, target, evaluation = (
-                torch.cat([z, filled]),
-                torch.cat([target, more]),
-                Evaluation.join([evaluation, found]),
-            )
-        best = torch.cat([_best_rows(evaluation, target, t)[: self.batch] for t in targets])
-        loss_N, violation_N = _figures(evaluation)
+            filled, found, figures_2M = self._ask_and_tell(problem, chart, optimizers, missing, rng, 0, z, more)
+            z, target = torch.cat([z, filled]), torch.cat([target, more])
+            evaluation, figures_2N = Evaluation.join([evaluation, found]), np.concatenate([figures_2N, figures_2M], 1)
+        best_N = _best_rows(figures_2N, target.cpu().numpy(), targets, self.batch)
+        best = torch.from_numpy(best_N).to(z.device)
         return AskTellState(
             z_ND=z[best],
             target_N=target[best],
@@ -184,8 +152,7 @@ class AskTell:
             evaluation=evaluation.take(best),
             done_N=torch.zeros(len(best), dtype=torch.bool, device=z.device),
             step=0,
-            best_loss_N=loss_N[best],
-            best_violation_N=violation_N[best],
+            held_2N=figures_2N[:, best_N],
             centre_D=chart.centre_D,
             scale_D=chart.scale_D,
             basis_DK=chart.basis_DK,
@@ -195,105 +162,115 @@ class AskTell:
             remarks=chart.notes,
         )
 
+    def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
+        if isinstance(self.make, AllTargets):
+            return self.make.make(problem, chart, targets, rng)
+        made = [self.make(chart.count, derive_seed(rng.seed_for(0, t), 2)) for t in targets]
+        return OneATarget(made, targets, chart.count)
+
     # ------------------------------------------------------------------ a batch
 
     def step(self, problem: Problem, state: SearchState) -> None:
-        """Asks every target's optimizer for `batch` points, decodes all of them at once, and tells."""
+        """Asks for `batch` points a target, decodes all of them at once, and tells."""
         assert isinstance(state, AskTellState)
         state.step += 1
-        seeds = [state.rng.seed_for(state.step, t) for t in state.targets]
         counts = [self.batch] * len(state.targets)
-        z_ND, evaluation = _ask_and_tell(
-            problem, state.coordinates, state.optimizers, counts, seeds, state.z_ND, state.target_N
+        z_ND, evaluation, figures_2N = self._ask_and_tell(
+            problem, state.coordinates, state.optimizers, counts, state.rng, state.step, state.z_ND, state.target_N
         )
-        loss_N, violation_N = _figures(evaluation)
-        rows = _places(loss_N, violation_N, state.best_loss_N, state.best_violation_N, len(counts))
+        rows_N = _places(figures_2N, state.held_2N, len(counts))
+        state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
+        rows = torch.from_numpy(rows_N).to(z_ND.device)
         state.z_ND, state.evaluation = z_ND[rows], evaluation.take(rows)
-        loss_N, violation_N = loss_N[rows], violation_N[rows]
-        level_N = violation_N == state.best_violation_N
-        better_N = (violation_N < state.best_violation_N) | (level_N & (loss_N < state.best_loss_N))
-        state.best_loss_N = torch.where(better_N, loss_N, state.best_loss_N)
-        state.best_violation_N = torch.where(better_N, violation_N, state.best_violation_N)
+
+    def finish(self, state: SearchState) -> None:
+        """The search has ended, or was ended: lets optimizers close what they hold open."""
+        assert isinstance(state, AskTellState)
+        finish = getattr(state.optimizers, "finish", None)
+        if finish is not None:
+            finish()
+
+    def _ask_and_tell(
+        self,
+        problem: Problem,
+        chart: Coordinates,
+        optimizers: AskTellOptimizers,
+        counts: Sequence[int],
+        rng: RowNoise,
+        step: int,
+        like: Tensor,
+        target_N: Tensor,
+    ) -> tuple[Tensor, Evaluation, Floats]:
+        """Latents, evaluation and figures of so many new points a target, all in one batch."""
+        points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
+        z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
+        evaluation = problem.value(z_ND, target_N)
+        told, figures_2N = _told(problem, points_NK, evaluation)
+        optimizers.tell(told, counts)
+        return z_ND, evaluation, figures_2N
 
 
-def _ask_and_tell(
-    problem: Problem,
-    chart: Coordinates,
-    optimizers: Sequence[AskTellOptimizer],
-    counts: Sequence[int],
-    seeds: Sequence[int],
-    like: Tensor,
-    target_N: Tensor,
-) -> tuple[Tensor, Evaluation]:
-    """Latents and evaluation of so many new points a target, all in one batch."""
-    asked = [
-        _asked(optimizer, n, seed, chart.count) for optimizer, n, seed in zip(optimizers, counts, seeds, strict=True)
-    ]
-    points_NK = np.concatenate(asked)
-    z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
-    evaluation = problem.value(z_ND, target_N)
-    for optimizer, n, told in zip(optimizers, counts, _told(problem, points_NK, evaluation, counts), strict=True):
-        if n:
-            optimizer.tell(told)
-    return z_ND, evaluation
-
-
-def _asked(optimizer: AskTellOptimizer, n: int, seed: int, count: int) -> Floats:
-    if n == 0:
-        return np.empty((0, count))
-    points = np.asarray(optimizer.ask(n, seed), dtype=np.float64)
-    if points.shape != (n, count):
-        raise ShapeError(
-            f"{type(optimizer).__name__}.ask returned points of shape {points.shape}, expected ({n}, {count}): "
-            "return one row of coordinates a point"
-        )
-    return points
-
-
-def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation, counts: Sequence[int]) -> list[Told]:
-    """What each target's optimizer is told: the one copy from the device."""
+def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) -> tuple[Told, Floats]:
+    """What optimizers are told, and the figures `(2, N)` that rank rows: the one copy from the device."""
     rows = [evaluation.loss_M, evaluation.merit_M, evaluation.violation_M]
-    if isinstance(points_NK, Tensor):  # starts: their coordinates are found on the device
+    front = getattr(problem, "pareto", False)
+    if front:
+        rows += list(problem.objectives(evaluation).T)
+    if isinstance(points_NK, Tensor):  # their coordinates are known on the device alone
         rows += list(points_NK.T)
-    found = torch.stack([row.double() for row in rows]).cpu().numpy()
+    found = torch.stack(rows).double().cpu().numpy()
     loss, merit, violation = found[:3]
-    points = found[3:].T if isinstance(points_NK, Tensor) else points_NK
-    failed = ~np.isfinite(loss + merit + violation)
-    loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
-    ends = np.cumsum(counts)
-    return [
-        Told(points[a:b], loss[a:b], merit[a:b], violation[a:b] if problem.constraints else None)
-        for a, b in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    figures_2N = _figures(found[[0, 2]])
+    objectives_KN = found[3 : 3 + len(problem.terms)] if front else None
+    points = found[3 + (len(problem.terms) if front else 0) :].T if isinstance(points_NK, Tensor) else points_NK
+    sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
+    if not sound.all():
+        failed = ~sound.all(0)
+        loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
+        objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)
+    told = Told(
+        points,
+        loss,
+        merit,
+        violation if problem.constraints else None,
+        None if objectives_KN is None else objectives_KN.T,
+    )
+    return told, figures_2N
 
 
-# ---------------------------------------------------------------------- ranks, on the device
+# ---------------------------------------------------------------------- ranks, on the host
 
 
-def _figures(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
-    """Loss and violation, both `(N,)` and infinite for rows that can never win; the driver ranks by the same two."""
-    loss_N, violation_N = evaluation.loss_M, evaluation.violation_M
-    failed_N = ~torch.isfinite(loss_N) | ~torch.isfinite(violation_N)
-    return loss_N.masked_fill(failed_N, torch.inf), violation_N.masked_fill(failed_N, torch.inf)
+def _figures(figures_2N: Floats) -> Floats:
+    """Loss and violation `(2, N)`, infinite for rows that can never win; the driver ranks by the same two."""
+    finite_2N = np.isfinite(figures_2N)
+    if not finite_2N.all():
+        figures_2N[:, ~finite_2N.all(0)] = np.inf
+    return figures_2N
 
 
-def _rank(loss_TB: Tensor, violation_TB: Tensor) -> Tensor:
+def _rank(figures_2TB: Floats) -> NDArray[np.intp]:
     """Columns in the order of (violation, loss) for each row, `(T, B)`."""
-    by_loss = loss_TB.argsort(dim=1, stable=True)
-    return by_loss.gather(1, violation_TB.gather(1, by_loss).argsort(dim=1, stable=True))
+    return np.lexsort(figures_2TB, axis=-1)
 
 
-def _best_rows(evaluation: Evaluation, target_N: Tensor, target: int) -> Tensor:
-    """Row numbers of one target, best first."""
-    rows = torch.nonzero(target_N == target)[:, 0]
-    loss_N, violation_N = _figures(evaluation)
-    return rows[_rank(loss_N[rows][None], violation_N[rows][None])[0]]
+def _best_rows(figures_2N: Floats, target_N: NDArray[np.int64], targets: Sequence[int], batch: int) -> NDArray[np.intp]:
+    """Numbers of the `batch` best rows of each target, best first."""
+    rows = [np.nonzero(target_N == target)[0] for target in targets]
+    return np.concatenate([part[_rank(figures_2N[:, part])][:batch] for part in rows])
 
 
-def _places(loss_N: Tensor, violation_N: Tensor, best_loss_N: Tensor, best_violation_N: Tensor, targets: int) -> Tensor:
+def _places(figures_2N: Floats, held_2N: Floats, targets: int) -> NDArray[np.intp]:
     """Which new row each slot gets `(N,)`: a target's best new one goes to the slot with its worst best, and so on."""
-    new_TB = _rank(loss_N.view(targets, -1), violation_N.view(targets, -1))
-    held_TB = _rank(best_loss_N.view(targets, -1), best_violation_N.view(targets, -1))
-    rows_TB = torch.empty_like(new_TB).scatter_(1, held_TB.flip(1), new_TB)
-    first_T1 = torch.arange(targets, device=loss_N.device)[:, None] * new_TB.shape[1]
-    return (rows_TB + first_T1).flatten()
+    new_TB = _rank(figures_2N.reshape(2, targets, -1))
+    held_TB = _rank(held_2N.reshape(2, targets, -1))
+    first_T1 = np.arange(0, new_TB.size, new_TB.shape[1])[:, None]
+    rows_N = np.empty(new_TB.size, dtype=np.intp)
+    rows_N[(held_TB[:, ::-1] + first_T1).ravel()] = (new_TB + first_T1).ravel()
+    return rows_N
+
+
+def _better(new_2N: Floats, held_2N: Floats) -> Floats:
+    """The better of two by (violation, loss), each `(2, N)`."""
+    better_N = (new_2N[1] < held_2N[1]) | ((new_2N[1] == held_2N[1]) & (new_2N[0] < held_2N[0]))
+    return np.where(better_N, new_2N, held_2N)

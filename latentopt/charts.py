@@ -59,7 +59,7 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
     axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=QUIET)
     axes.set_ylabel("loss", size=8, color=QUIET)
-    _plain(axes)
+    quiet_axes(axes)
     return figure
 
 
@@ -86,13 +86,13 @@ def front(result: Result, *, title: str, subtitle: str = "", target: int = 0) ->
         axes.set_xlabel(across, size=8, color=QUIET)
         axes.set_ylabel(up, size=8, color=QUIET)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        _plain(axes)
+        quiet_axes(axes)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
     figure.subplots_adjust(left=0.5 / (0.7 + len(pairs)) * 0.4 + 0.02, right=0.97, top=0.83, bottom=0.13, wspace=0.28)
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def quiet_axes(axes: Axes) -> None:
     """Quiet ticks, a light grid, no box."""
     axes.tick_params(labelsize=8, colors=QUIET, which="both")
     axes.grid(axis="y", color=GRID, linewidth=0.6)

@@ -182,6 +182,49 @@ def optimize(
 
 
 @app.command()
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN.YAML [SEARCH]...", help="A run file in YAML, and more searches.")
+    ],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            "-s",
+            metavar="SEARCH...",
+            help="Searches to compare: kinds, '{kind: ..., lr: 0.1}', or '[optuna, adam]' for a chain. "
+            "Random draws are always among them. Default: the run file's own.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each search runs with.")] = 5,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Budget of each run, rows decoded plus gradients taken. Default: the file's, or 2000 a target."
+        ),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="End each run after this long at the latest.")] = None,
+    changes: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for compare.png, compare.json and compare.csv.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare searches on one problem: same starts, same budget, several seeds."""
+    from latentopt import execute
+    from latentopt.config import read_config
+
+    file, more = options.run_file(words)
+    found = read_config(file, changes or ())
+    searches = options.values([*(search or ()), *more])
+    code = execute.compare(found, searches, _screen(as_json, quiet), seeds=seeds, rows=rows, seconds=seconds, out=out)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def sample(
     decoder: DecoderName,
     n: Annotated[int, typer.Option("-n", help="How many designs.")] = 16,

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
-from latentopt import api, pictures, progress, terminal
+from latentopt import api, contest, pictures, progress, terminal
 from latentopt.coderef import named_code
 from latentopt.config import RunConfig
 from latentopt.decoder import Decoder
@@ -49,6 +50,33 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
     stopped = isinstance(found, Result) and found.stopped == "interrupted"
     return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def compare(
+    config: RunConfig,
+    searches: list[Any] | None,
+    screen: Screen,
+    *,
+    seeds: int,
+    rows: int | None,
+    seconds: float | None,
+    out: Path | None,
+) -> int:
+    """Compare searches on a config's problem, show how they stand, and draw it into the folder `out`: the exit code."""
+    name_code(config, screen)
+    with stoppable() as code:
+        decoder = api.load_decoder(config.decoder)
+        with progress.watch_runs(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
+            found = contest.compare_with(
+                config, decoder, searches, seeds=seeds, rows=rows, seconds=seconds, out=out, on_report=on_report
+            )
+    terminal.show_comparison(screen, found)
+    if out is not None:
+        screen.say(f"folder   {out} ({', '.join(found.FILES)})")
+    else:
+        screen.say("kept     nothing: add --out DIR for the picture, the figures and the curves")
+    screen.document({**found.summary(), **({} if out is None else {"folder": out, "files": list(found.FILES)})})
+    return code.get("exit", INTERRUPTED) if found.interrupted else 0
 
 
 def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:

@@ -173,10 +173,11 @@ class Search(Protocol):
 
     A step replaces the state's tensors and never writes into them. A search whose `init` costs other than one row a start,
     or whose state has other than one row a start, says so with a method `start_rows(problem, n_starts) -> (rows of init,
-    rows of the state)`, so that no budget is begun that cannot be kept. One that keeps what an earlier step learnt of the
-    merit (gradients, curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced
-    `state.steering`, and the search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`.
-    Without it, such a search minimizes the loss plus a fixed penalty.
+    rows of the state)`, so that no budget is begun that cannot be kept; one whose first step costs other than its `init` does
+    so with a method `step_rows(problem, n_rows)`. One that keeps what an earlier step learnt of the merit (gradients,
+    curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced `state.steering`, and the
+    search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`. Without it, such a search minimizes
+    the loss plus a fixed penalty.
     """
 
     n_steps: int
@@ -289,6 +290,7 @@ class SearchConfig(PluginConfig):
 
     slot: ClassVar[str] = "searches"
     needs_gradient: ClassVar[bool] = True
+    needs_residuals: ClassVar[bool] = False  # whether it works on sums of squares alone
 
     keep: int | None = Field(default=None, ge=1)
     stop_at: float | None = None

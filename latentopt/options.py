@@ -30,6 +30,15 @@ def values(texts: Sequence[str] | None) -> list[Any] | None:
     return [value(text) for text in texts] if texts else None
 
 
+def run_file(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The run file among the arguments, and the other words, which are searches.
+
+    An option takes one value, so that of `--search adam lbfgs` the second arrives here, before or after the file.
+    """
+    place = next((i for i, word in enumerate(words) if word.endswith((".yaml", ".yml"))), 0)
+    return words[place], [*words[:place], *words[place + 1 :]]
+
+
 def starts(texts: Sequence[str] | None) -> list[Any] | None:
     """Starts by name or as YAML; what ends as a file of numbers does is one."""
     files = (".npy", ".safetensors")

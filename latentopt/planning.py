@@ -1,4 +1,4 @@
-"""From a config to a run: defaults filled in, the problem built and checked, and the plan that `auto` chooses."""
+"""From a config to a run: defaults filled in, the problem built and checked, the stages made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latentopt.archive import SIZE
 from latentopt.arrayfield import Array
+from latentopt.auto import choose
 from latentopt.config import OptimizeTask, RunConfig, make_plugin_config
 from latentopt.decoder import Decoder
 from latentopt.driver import Entry
@@ -19,7 +20,7 @@ from latentopt.regions import default_region
 from latentopt.registry import installed
 from latentopt.stagerun import Stage, Stop
 
-# What is used where a run does not say. The one place where the core knows plugins by name.
+# What is used where a run does not say. Here and in auto.py alone does the core know plugins by name.
 DEFAULTS: dict[str, Any] = {
     "objectives": ["mse"],
     "sampler": {"kind": "prior"},
@@ -59,10 +60,14 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
         chosen, words = choose(problem, config.budget.rows, rows)
         searches = [_searches(entry) for entry in chosen]
         notes.append(words)
-    blind = [kind for kind, cls in installed().kinds("searches").items() if not getattr(cls, "needs_gradient", True)]
+    kinds = installed().kinds("searches")
+    blind = [kind for kind, cls in kinds.items() if not getattr(cls, "needs_gradient", True)]
+    others = [kind for kind, cls in kinds.items() if not getattr(cls, "needs_residuals", False)]
     for search in (one for entry in searches for one in (entry if isinstance(entry, list) else [entry])):
         if search.needs_gradient:
             problem.require_gradient(search.kind_name(), blind)
+        if search.needs_residuals:
+            problem.require_residuals(search.kind_name(), others)
     filled = task.model_copy(update={"search": searches, "starts": starts})
     stages = [
         [_stage(one, decoder) for one in entry] if isinstance(entry, list) else _stage(entry, decoder)
@@ -114,30 +119,7 @@ def rows_kept(planned: Plan, n_starts: int) -> int:
     return min(n_starts, problem.targets * max(n_starts if keep is None else keep for keep in keeps))
 
 
-# ---------------------------------------------------------------------- auto
-
-_Search = dict[str, Any]
-
-
-def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[list[_Search | list[_Search]], str]:
-    """The searches of `auto` for this problem, and in words what was chosen and why.
-
-    `rows` is the run's budget, None for none; `n_starts` the rows that begin.
-    """
-    if problem.without_gradient:
-        return _without_gradients(problem, rows)
-    return _with_gradients(problem, rows, n_starts)
-
-
-def _with_gradients(problem: Problem, rows: int | None, n_starts: int) -> tuple[list[_Search | list[_Search]], str]:
-    return [{"kind": "adam"}], "auto chose adam"
-
-
-def _without_gradients(problem: Problem, rows: int | None) -> tuple[list[_Search | list[_Search]], str]:
-    return [{"kind": "optuna"}], "auto chose optuna"
-
-
-def _searches(entry: _Search | list[_Search]) -> SearchConfig | list[SearchConfig]:
+def _searches(entry: dict[str, Any] | list[dict[str, Any]]) -> SearchConfig | list[SearchConfig]:
     if isinstance(entry, list):
         return [cast(SearchConfig, make_plugin_config("searches", one)) for one in entry]
     return cast(SearchConfig, make_plugin_config("searches", entry))

@@ -13,6 +13,7 @@ from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, GradientError, ObjectiveError
 from latentopt.goals import Bound, Goal, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
+from latentopt.linearize import Linearized, Linearizer
 from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
 from latentopt.regions import Region
 from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
@@ -98,6 +99,7 @@ class Problem:
         ]
         self._zero = torch.zeros(1, dtype=decoder.latent_dtype, device=decoder.device)
         self._zero_M, self._one_M = self._zero, self._zero + 1
+        self._linearizer = Linearizer(decoder, self._decoded_residuals, self._evaluate, self.project)
 
     # ------------------------------------------------------------------ values
 
@@ -180,13 +182,16 @@ class Problem:
 
     @property
     def has_residuals(self) -> bool:
-        """Whether the merit is a sum of squares: every term a bound or minimized `LeastSquares`, and one term at least.
+        """Whether the merit is a sum of squares: every term a bound or minimized `LeastSquares`, and one term at least."""
+        return bool(self.terms) and not self.without_residuals
 
-        Constraints are residuals too, but only under a state's steering.
-        """
-        return bool(self.terms) and all(
-            isinstance(t.goal, Bound) or (t.goal == "minimize" and isinstance(t.function, LeastSquares))
+    @property
+    def without_residuals(self) -> tuple[str, ...]:
+        """Names of the terms that are not sums of squares."""
+        return tuple(
+            t.name
             for t in self.terms
+            if not (isinstance(t.goal, Bound) or (t.goal == "minimize" and isinstance(t.function, LeastSquares)))
         )
 
     def residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None) -> Tensor | None:
@@ -197,7 +202,9 @@ class Problem:
         """
         if not self.has_residuals or (steering is not None and steering.weights_NK is not None):
             return None
-        candidates = Candidates(z_MD, self.decoder.forward(z_MD), target_M)
+        return self._residuals(Candidates(z_MD, self.decoder.forward(z_MD), target_M), steering)
+
+    def _residuals(self, candidates: Candidates, steering: Steering | None) -> Tensor:
         parts = []
         for term in self.terms:
             if isinstance(term.goal, Bound):
@@ -229,6 +236,28 @@ class Problem:
         """Each constraint as searches see it, `(M, C)`: above 0 where it is broken; of an equality the difference."""
         values = [evaluation.terms[term.name] for term in self.constraints]
         return torch.stack([self._signed(index, value_M) for index, value_M in enumerate(values)], dim=1)
+
+    def _decoded_residuals(self, z_MD: Tensor, target_M: Tensor, steering: Steering | None) -> tuple[Tensor, Tensor]:
+        """The residuals, and the designs that they are of."""
+        designs = self.decoder.forward(z_MD)
+        return self._residuals(Candidates(z_MD, designs, target_M), steering), designs
+
+    @property
+    def linearizer(self) -> Linearizer:
+        """What a linearization costs, and how its derivatives are taken."""
+        return self._linearizer
+
+    def linearize(
+        self, z_MD: Tensor, target_M: Tensor, steering: Steering | None = None, krylov: int = 0
+    ) -> Linearized | None:
+        """The evaluation, the merit's gradient and its Gauss-Newton model within the region, row by row.
+
+        None where the merit is no sum of squares of each row's own residuals. `krylov`: the model on so many directions of a
+        Krylov space alone, by products and without a Jacobian.
+        """
+        if not self.has_residuals or self.across_rows or (steering is not None and steering.weights_NK is not None):
+            return None
+        return self._linearizer.at(z_MD, target_M, steering, krylov)
 
     def judge(self, z_MD: Tensor, target_M: Tensor) -> tuple[Evaluation, Tensor]:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
@@ -395,6 +424,19 @@ class Problem:
             for name, value in self._constant.items()
             if bool((evaluation.terms[name] == value).all())
         ]
+
+    def require_residuals(self, search: str, others: Sequence[str]) -> None:
+        """Raise `ConfigError` where the merit is no sum of squares of each row's own residuals."""
+        instead = f"use {' or '.join(others)}"
+        if self.without_residuals or not self.terms:
+            names = ", ".join(map(repr, self.without_residuals)) or "no objective at all"
+            raise ConfigError(
+                f"search {search!r} needs sums of squares, and there are no residuals of {names}: {instead}, or objectives "
+                "that have them, minimized or with a bound as their goal"
+            )
+        if self.across_rows:
+            names = ", ".join(repr(term.name) for term in (*self.terms, *self.constraints) if term.across_rows)
+            raise ConfigError(f"search {search!r} moves every row by itself, and {names} looks across rows: {instead}")
 
     def require_gradient(self, search: str, others: Sequence[str]) -> None:
         """Raise `GradientError` where a gradient search would be blind, naming the searches that can do without."""

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
 
 if TYPE_CHECKING:
     from latentopt.budget import Report
@@ -77,6 +79,39 @@ class _Lines:
         pause = max(1, report.n_steps // _LINES_PER_STAGE)
         following = min(report.step + pause, report.n_steps) if report.step < report.n_steps else report.n_steps + 1
         self.next = (report.stage, report.entrant, following)
+
+
+@contextmanager
+def watch_runs(console: Console, *, quiet: bool = False) -> Iterator[OnReport | None]:
+    """What to pass to a comparison as `on_report`: a line for each run when it is over, and on a terminal the one at work."""
+    if quiet:
+        yield None
+        return
+    with console.status("") as status:
+        look = _Runs(console, status)
+        yield look
+        look.over()
+
+
+class _Runs:
+    """Reports by the name of their run."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self.console, self.status = console, status
+        self.last: Report | None = None
+
+    def __call__(self, report: Report) -> None:
+        if self.last is not None and self.last.name != report.name:
+            self.over()
+        self.last = report
+        self.status.update(escape(f"{report.name}: {facts(report)}"))
+
+    def over(self) -> None:
+        """The run of the last report has ended."""
+        if self.last is not None:
+            text = f"{self.last.name}: {facts(self.last)}, {self.last.seconds:.1f} s"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.last = None
 
 
 def facts(report: Report) -> str:

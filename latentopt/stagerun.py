@@ -90,7 +90,9 @@ class StageRun:
         self.failed_N = torch.zeros_like(state.target_N)
         self._window = max(1, min(_WINDOW, _WINDOW_VALUES // max(1, state.z_ND.numel())))
         self._see()
-        self._step_cost = self.clock.rows - before
+        stepping = getattr(self.stage.search, "step_rows", None)
+        used = self.clock.rows - before
+        self._step_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
         self._round_cost = 0
         self._changed = getattr(self.stage.search, "changed", None)
         front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from latentopt.comparison import Comparison
     from latentopt.registry import PluginInfo
     from latentopt.result import Cost, Draws, Result
 
@@ -106,6 +107,24 @@ def show_draws(screen: Screen, draws: Draws, notes: Sequence[str] = ()) -> None:
     screen.say(f"realism  {draws.realism}")
     screen.say(f"cost     {cost_words(draws.cost)}")
     show_notes(screen, notes)
+
+
+def show_comparison(screen: Screen, comparison: Comparison) -> None:
+    """The standings in a table, best first, then what they stand on and who was left out."""
+    heads, rows = comparison.table()
+    table = _table(*heads, right=[*heads[1:6], *heads[7:]])
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*row)
+    screen.table(table)
+    screen.say()
+    screen.say(f"budget   {comparison.about()}")
+    for remark in comparison.remarks():
+        screen.say(remark)
+    if comparison.interrupted:
+        screen.say(f"stopped  interrupted; these are the {len(comparison.seeds)} seeds that every search had finished")
+    show_notes(screen, comparison.notes)
 
 
 def show_notes(screen: Screen, notes: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.asktell import AskTell, Coordinates, Told, _best_rows, prior_coordinates
+from latentopt.asktell import AskTell, Coordinates, Told, _best_rows, _figures, prior_coordinates
 from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
 from latentopt.driver import drive
@@ -117,7 +117,7 @@ def test_a_target_never_gets_more_than_its_evaluations(decoder, n, evaluations, 
     assert len(made[0].added[0].loss_n) == min(n, evaluations), "the starts are told first"
 
 
-def test_five_targets_are_one_batch_and_one_copy_each_way(decoder, monkeypatch):
+def test_five_targets_are_one_batch_and_few_copies(decoder, monkeypatch):
     problem = Problem(decoder, [Term("loss", bowl)], targets=5)
     search = AskTell(Made(), 100, 8)
     state = search.init(problem, *starts(8, 5), rng.RowNoise(0, 0, 40))
@@ -130,7 +130,7 @@ def test_five_targets_are_one_batch_and_one_copy_each_way(decoder, monkeypatch):
     decoder.module.calls.clear()
     search.step(problem, state)
     assert decoder.module.calls == [40]
-    assert out == [(40, 3)]
+    assert out == [(40, 3), (40,)], "points, and row numbers"
     assert back == [(3, 40)]
 
 
@@ -245,7 +245,7 @@ def test_what_the_state_keeps_whole_stays_whole_when_rows_go(decoder):
     state = AskTell(Made(), 20, 4).init(problem, *starts(1, 2), rng.RowNoise(0, 0, 2))
     state.take(torch.tensor([0, 5]))
     assert state.centre_D.shape == state.scale_D.shape == (3,)
-    assert state.best_loss_N.shape == state.evaluation.loss_M.shape == (2,)
+    assert state.held_2N.shape[1:] == state.evaluation.loss_M.shape == (2,)
 
 
 def test_notes_of_the_coordinates_reach_the_result(decoder):
@@ -270,13 +270,11 @@ def test_evaluations_of_rows_that_fail_everywhere_say_so(decoder):
         search_with(decoder, loss=lambda c: bowl(c) * torch.nan)
 
 
-def test_rows_that_have_no_value_rank_last(decoder):
-    loss = torch.tensor([torch.nan, 1.0, -torch.inf, 3.0])
-    violation = torch.tensor([0.0, 0.5, 0.0, 0.0])
-    plain = Problem(decoder, [Term("loss", bowl)]).value(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
-    evaluation = plain._replace(loss_M=loss, violation_M=violation)
-    assert _best_rows(evaluation, torch.tensor([0, 0, 0, 0]), 0).tolist() == [3, 1, 0, 2]
-    assert _best_rows(evaluation, torch.tensor([0, 1, 0, 1]), 1).tolist() == [3, 1]
+def test_rows_that_have_no_value_rank_last():
+    figures = _figures(np.array([[np.nan, 1.0, -np.inf, 3.0], [0.0, 0.5, 0.0, 0.0]]))
+    assert _best_rows(figures, np.array([0, 0, 0, 0]), [0], 4).tolist() == [3, 1, 0, 2]
+    assert _best_rows(figures, np.array([0, 1, 0, 1]), [1], 4).tolist() == [3, 1]
+    assert _best_rows(figures, np.array([0, 1, 0, 1]), [0, 1], 1).tolist() == [0, 3]
 
 
 class TestRandom(SearchConformance):

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from latentopt import DecoderConfig, InterpolatorConfig, ObjectiveConfig, SamplerConfig, SearchConfig, hookimpl
 from latentopt_std.adam import Adam
+from latentopt_std.cmaes_search import CMAES
 from latentopt_std.decoders import Digits, ModuleDecoder
+from latentopt_std.earlier_run import EarlierRun
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
+from latentopt_std.lbfgs import LBFGS
+from latentopt_std.levenberg_marquardt import LevenbergMarquardt
 from latentopt_std.measurement import Measurement
 from latentopt_std.objectives import BCE, MAE, MSE, CrossEntropy, Huber
 from latentopt_std.optuna_search import OptunaSearch
@@ -31,6 +35,8 @@ from latentopt_std.structural import MSSSIM, SSIM
 
 __all__ = [
     "BCE",
+    "CMAES",
+    "LBFGS",
     "MAE",
     "MSE",
     "MSSSIM",
@@ -42,11 +48,13 @@ __all__ = [
     "CrossEntropy",
     "Digits",
     "Diversity",
+    "EarlierRun",
     "EncodedSampler",
     "FittedSampler",
     "Huber",
     "Langevin",
     "Lerp",
+    "LevenbergMarquardt",
     "Measurement",
     "ModuleDecoder",
     "NormalSampler",
@@ -82,6 +90,7 @@ def latentopt_register_samplers() -> Sequence[type[SamplerConfig]]:
         AroundSampler,
         FittedSampler,
         EncodedSampler,
+        EarlierRun,
     ]
 
 
@@ -112,4 +121,4 @@ def latentopt_register_objectives() -> Sequence[type[ObjectiveConfig]]:
 
 @hookimpl
 def latentopt_register_searches() -> Sequence[type[SearchConfig]]:
-    return [Adam, Langevin, OptunaSearch, RandomSearch]
+    return [Adam, Langevin, OptunaSearch, RandomSearch, LBFGS, LevenbergMarquardt, CMAES]

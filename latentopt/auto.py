@@ -1,0 +1,106 @@
+"""`auto`: the plan of searches for a problem. No search of its own: what it chooses stands in the resolved config."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from latentopt import rng
+from latentopt.problem import Problem
+
+_Search = dict[str, Any]
+Searches = list[_Search | list[_Search]]
+_TIMED = 2  # rows whose price is measured
+_KEEP = 4  # basins a target that are polished
+_MODEL_DIM = 64  # latent values up to which a model of a dear objective can be of use
+_LEAST_STEPS, _MOST_FACTOR = 10, 4.0
+# A row that costs more than this is expensive: then a model of the objective is worth its own time (docs/performance.md)
+_EXPENSIVE_SECONDS = 0.1
+_CHEAP_EVALUATIONS, _DEAR_EVALUATIONS = 2000, 200
+
+
+def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches, str]:
+    """The searches of `auto` for this problem, and in words what was chosen and why.
+
+    `rows` is the run's budget, None for none; `n_starts` the rows that begin, all targets. What is chosen follows from the
+    problem, but for the price of a row where there are no gradients, which is measured. Every figure behind it is in
+    docs/performance.md under "What auto chooses".
+    """
+    if problem.without_gradient:
+        return _without_gradients(problem, rows)
+    searches, words = _with_gradients(problem)
+    each = n_starts / problem.targets
+    natural = sum(_rows(entry, n_starts) for entry in searches) + 2 * n_starts
+    if rows is not None and abs(rows / natural - 1) > 0.1:
+        factor = min(rows / natural, _MOST_FACTOR)
+        searches = [_scaled(entry, factor) for entry in searches]
+        words += f"; steps are {factor:.2g} times the usual, for {rows} rows and {each:.3g} starts a target"
+    return searches, f"auto chose {_named(searches)}: {words}"
+
+
+def _with_gradients(problem: Problem) -> tuple[Searches, str]:
+    if problem.pareto:
+        return [{"kind": "lbfgs", "steps": 100}], "gradients reach every objective, and each row has its own weights"
+    if problem.constraints:
+        why = "there are gradients, and multipliers of constraints need time to settle in one search"
+        return [{"kind": "lbfgs", "steps": 200}], why
+    if problem.has_residuals and not problem.across_rows:
+        return [
+            {"kind": "lbfgs", "steps": 200}
+        ], "the loss is a smooth sum of squares, on which nothing else took fewer decodes"
+    race: list[_Search] = [
+        {"kind": "lbfgs", "steps": 100, "keep": _KEEP},
+        {"kind": "adam", "lr": 0.3, "steps": 100, "keep": _KEEP},
+    ]
+    why = "there are gradients but no residuals, and whether curvature or momentum does better can only be tried"
+    return [race, {"kind": "lbfgs", "steps": 60}], why
+
+
+def _without_gradients(problem: Problem, rows: int | None) -> tuple[Searches, str]:
+    seconds, names = _seconds_a_row(problem), ", ".join(map(repr, problem.without_gradient))
+    each = None if rows is None else max(1, rows // problem.targets)
+    why = f"no gradient reaches the latents from {names}"
+    if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _MODEL_DIM:
+        size = min(_DEAR_EVALUATIONS, each or _DEAR_EVALUATIONS)
+        search: _Search = {"kind": "optuna", "sampler": "tpe", "evaluations": size}
+        return [search], f"auto chose optuna's TPE: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
+    size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
+    if problem.pareto:
+        search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": size, "batch": 50}
+        return [search], f"auto chose optuna's NSGA-II: {why}, and a front is asked for"
+    return [{"kind": "cmaes", "evaluations": size}], f"auto chose cmaes: {why}, and a row takes {seconds:.2g} s"
+
+
+def _seconds_a_row(problem: Problem) -> float:
+    """What it takes to decode and judge one row, from a few prior draws."""
+    z_MD = problem.project(problem.space.draw(_TIMED, rng.generator(0)).to(problem.decoder.device))
+    z_MD = z_MD.to(problem.decoder.latent_dtype)
+    target_M = torch.arange(_TIMED, device=z_MD.device) % problem.targets
+    began = time.perf_counter()
+    with problem.decoder.frozen():
+        problem.value(z_MD, target_M)
+    return (time.perf_counter() - began) / _TIMED
+
+
+def _rows(entry: _Search | list[_Search], n_starts: int) -> float:
+    """About how many rows a planned stage takes."""
+    if isinstance(entry, list):
+        return sum(_rows(one, n_starts) for one in entry)
+    return 2.0 * n_starts * float(entry["steps"])
+
+
+def _scaled(entry: _Search | list[_Search], factor: float) -> Any:
+    if isinstance(entry, list):
+        return [_scaled(one, factor) for one in entry]
+    return {**entry, "steps": max(_LEAST_STEPS, round(entry["steps"] * factor))}
+
+
+def _named(searches: Searches) -> str:
+    def words(entry: _Search | list[_Search]) -> str:
+        if isinstance(entry, list):
+            return "a race of " + " and ".join(map(words, entry))
+        return f"{entry['kind']} ({entry['steps']} steps)"
+
+    return ", then ".join(map(words, searches))
