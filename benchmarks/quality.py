@@ -46,8 +46,8 @@ class Effort:
 
 
 EFFORTS = {
-    "digits": Effort(64, 8, 64, 1000, 20_000),
-    "deep": Effort(64, 8, 64, 1000, 20_000),
+    "digits": Effort(64, 8, 64, 500, 20_000),
+    "deep": Effort(64, 8, 64, 500, 20_000),
     "conv": Effort(4, 2, 8, 120, 4000, (50, 100)),
 }
 
@@ -112,10 +112,13 @@ def scores(task: Task, outcomes: dict[str, Outcome]) -> dict[str, Tensor]:
     same = [name for name in outcomes if "no region" not in name]
     if task.score is None:
         volumes = _volumes(outcomes, task.targets)
-        return {name: volumes["union"] / volume_T.clamp(min=1e-12) for name, volume_T in volumes.items() if name in outcomes}
+        return {
+            name: volumes["union"] / volume_T.clamp(min=1e-12) for name, volume_T in volumes.items() if name in outcomes
+        }
     found = {name: outcome.score_N for name, outcome in outcomes.items() if outcome.score_N is not None}
+    found = {name: score_N.clamp(min=task.resolution) for name, score_N in found.items()}
     best_N = torch.stack([found[name] for name in same]).amin(0)
-    return {name: score_N / best_N.clamp(min=1e-12) for name, score_N in found.items()}
+    return {name: score_N / best_N for name, score_N in found.items()}
 
 
 def _volumes(outcomes: dict[str, Outcome], targets: int) -> dict[str, Tensor]:
@@ -146,7 +149,7 @@ def measured(decoder: lo.Decoder, task: Task, effort: Effort) -> list[Sequence[o
     outcomes["random"] = random_draws(decoder, task, outcomes["auto"].rows)
     if task.least is None:
         outcomes["reference"] = reference(decoder, task, effort)
-    if task.name in ("inversion", f"recovery from {effort.measurements[0]} measurements"):
+    if task.name in ("inversion", f"recovery from {effort.measurements[0]} measurements") and effort.inversion > 4:
         outcomes["auto, no region"] = attempt(decoder, task, region="free")
     if task.least is None:
         over = scores(task, outcomes)

@@ -26,7 +26,7 @@ class Task:
 
     `score` gives one number a target `(T,)` of a result; None for a front, whose hypervolume is judged. `also` takes all
     runs' best designs `(N, *design_shape)`, in the targets' order, and gives a figure and its name. `least` is the best
-    possible score where that is known.
+    possible score where that is known; scores below `resolution` are alike.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Task:
     also: Callable[[Tensor], str] | None = None
     least: float | None = None
     gradients: bool = True
+    resolution: float = 1e-12
 
 
 def decoder_and_designs(name: str) -> tuple[lo.Decoder, Tensor]:
@@ -135,7 +136,8 @@ def black_box(x: Tensor) -> Task:
     def whole(designs: Tensor) -> str:
         return f"whole design {float(mean_square(designs, x).median()):.4f}"
 
-    return Task("black box: a thresholded picture", runs, len(x), _losses, whole, gradients=False)
+    one_value = 1 / x[0].numel()
+    return Task("black box: a thresholded picture", runs, len(x), _losses, whole, gradients=False, resolution=one_value)
 
 
 def constrained(x: Tensor) -> Task:
