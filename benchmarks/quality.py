@@ -13,8 +13,7 @@ from torch import Tensor
 
 import latentopt as lo
 from benchmarks import tasks
-from benchmarks.common import table, write_section
-from benchmarks.common import PAGE as PERFORMANCE
+from benchmarks.common import PAGE as PERFORMANCE, table, write_section
 from benchmarks.tasks import Task, best_rows, share_of
 
 PAGE = PERFORMANCE.with_name("quality.md")
@@ -185,7 +184,8 @@ def main(names: Sequence[str] = tuple(EFFORTS)) -> None:
             print(f"{name}: {task.name}, {time.process_time() - began:.0f} s", flush=True)
         effort = EFFORTS[name]
         words = (
-            f"Reference: {effort.starts} starts from the prior, Adam 0.5 with a cosine decay x {effort.steps}, the best 8 polished "
-            f"by L-BFGS x 200 (constraint and front: all starts, Adam 0.3; black box: `cmaes` with {effort.evaluations} evaluations)."
+            f"Reference: {effort.starts} starts from the prior, Adam 0.5 with a cosine decay x {effort.steps}, the best 8 "
+            f"polished by L-BFGS x 200 (constraint and front: all starts, Adam 0.3; black box: `cmaes` with "
+            f"{effort.evaluations} evaluations)."
         )
         write_section(f"quality {name}", f"{table(HEADER, lines)}\n\n{words}", PAGE)
