@@ -236,7 +236,7 @@ def test_outputs(row):
 )
 def test_outputs_without_a_gradient(row, why):
     np.save("t.npy", np.zeros((1, 4, 4), np.float32))
-    words = ["search 'adam' needs gradients", why, "use optuna or random"]
+    words = ["search 'adam' needs gradients", why, "use cmaes or optuna or random"]
     refused(words, "optimize", "-d", returns(row), "-t", "t.npy", *QUICK)
 
 
@@ -285,7 +285,7 @@ PROPERTIES = {
     "divides_by_zero": "fails on designs of shape (4, 1, 28, 28) (ZeroDivisionError: division by zero): make it take",
     "ones": [
         "no gradient reaches the latents from 'property' (constant for all draws: 'property')",
-        "use optuna or random",
+        "use cmaes or optuna or random",
     ],
 }
 

@@ -71,7 +71,7 @@ def test_the_hidden_half_of_an_inpainting_is_nearer_than_the_mean_design(name):
     hidden[..., x.shape[-1] // 2 :] = 1
     seen = 1 - hidden
     assert float(mean_square(designs, few, seen).mean()) < 0.25 * float(mean_square(rest.mean(0), few, seen).mean())
-    assert float(mean_square(designs, few, hidden).mean()) < 0.7 * float(mean_square(rest.mean(0), few, hidden).mean())
+    assert float(mean_square(designs, few, hidden).mean()) < 0.85 * float(mean_square(rest.mean(0), few, hidden).mean())
 
 
 def test_the_hidden_half_is_hidden_from_the_encoder_too():
@@ -157,12 +157,17 @@ def test_a_region_keeps_inside_what_a_free_search_takes_outside():
     assert float(best_rows(free).losses.mean()) < float(best_rows(kept).losses.mean())  # and that is why it goes there
 
 
+def absolute(x):
+    return tasks.Task("absolute error", [{"target": x, "objectives": ["mae"]}], len(x), None)
+
+
 PLANS = {
-    "inversion": (tasks.inversion, ["lbfgs", "levenberg_marquardt"], "sum of squares"),
+    "inversion": (tasks.inversion, ["lbfgs"], "sum of squares"),
     "front": (tasks.front, ["lbfgs"], "own weights"),
     "constrained": (tasks.constrained, ["lbfgs"], "multipliers"),
     "black box": (tasks.black_box, ["cmaes"], "no gradient reaches"),
-    "property": (lambda x: tasks.property_value(x, 1), None, "there are gradients"),
+    "property": (lambda x: tasks.property_value(x, 1), ["lbfgs"], "sum of squares"),
+    "absolute error": (absolute, [["lbfgs", "adam"], "lbfgs"], "gradients but no residuals"),
 }
 
 
@@ -175,7 +180,7 @@ def test_notes_name_the_plan_that_the_config_holds(kind):
     [note] = [note for note in result.notes if note.startswith("auto chose ")]
     plan = plan_of(result)
     assert why in note
-    assert expected is None or plan == expected
+    assert plan == expected
     for entry in plan:
         for one in entry if isinstance(entry, list) else [entry]:
             assert one in note
