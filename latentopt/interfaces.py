@@ -285,7 +285,8 @@ class SearchConfig(PluginConfig):
     """Describes a search; `build(decoder)` gives it. `keep` is how many of its best distinct rows a target go on.
 
     A row is finished, and leaves the batch where that saves work, when its best loss is `stop_at` or less, or has fallen by
-    less than the share `stop_gain` over the last `stop_window` steps (0: never). Looked at with each report.
+    less than the share `stop_gain` over the last `stop_window` steps (0: never). Looked at with each report; only rows that
+    break no constraint count, and rows that spread over a front are never finished.
     """
 
     slot: ClassVar[str] = "searches"

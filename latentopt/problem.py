@@ -20,7 +20,8 @@ from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
 
 _CHECK_ROWS = 4
 # Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
-# Nocedal and Wright 2006, eq. 17.2). Ranking is feasibility first, so it only steers.
+# Nocedal and Wright 2006, eq. 17.2) where nothing steers: in spreads over a few draws once the problem is checked. Ten times
+# as stiff as the multipliers' first penalties, as no multiplier will pull a row inside. Ranking is feasibility first.
 PENALTY = 100.0
 # A margin is a thousandth of its bound, so this many of its epsilons are four of the bound's.
 _ROUNDING = 4e3
@@ -94,6 +95,7 @@ class Problem:
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
         self.penalties_C = torch.full((len(self.constraints),), 2 * PENALTY, dtype=torch.float64, device=decoder.device)
+        self._fixed = [PENALTY * c.weight for c in self.constraints]  # where nothing steers
         self._margins = [
             0.0 if alike else self._bound(c).margin for c, alike in zip(self.constraints, equal, strict=True)
         ]
@@ -216,7 +218,7 @@ class Problem:
             if isinstance(term.goal, Bound):
                 value_M = term.function(candidates)
                 if steering is None:
-                    part = (PENALTY * term.weight) ** 0.5 * term.goal.shortfall(value_M)[:, None]
+                    part = self._fixed[index] ** 0.5 * term.goal.shortfall(value_M)[:, None]
                 else:
                     one = slice(index, index + 1)
                     part = residuals(
@@ -306,7 +308,7 @@ class Problem:
             signed.append(self._signed(index, value_M))
             shortfall = goal.shortfall(value_M)
             violation = violation + goal.beyond(shortfall)
-            penalty = penalty + PENALTY * term.weight * shortfall.square()
+            penalty = penalty + self._fixed[index] * shortfall.square()
         if steering is not None:
             penalty = lagrangian(torch.stack(signed, dim=1), self.equality_C, steering)
         return Evaluation(loss, merit + penalty, violation, terms)
@@ -377,13 +379,15 @@ class Problem:
 
         broken_C = spread(self.signed(draws))
         for index, term in enumerate(self.constraints):
-            margin = self._bound(term).margin
-            rounding = _ROUNDING * torch.finfo(draws.loss_M.dtype).eps * margin
-            if self._margins[index]:
-                self._margins[index] = min(margin, max(1e-3 * float(broken_C[index]), rounding))
+            goal, inside = self._bound(term), 1e-3 * float(broken_C[index])
+            rounding = _ROUNDING * torch.finfo(draws.loss_M.dtype).eps * goal.margin
+            if goal.equals is None:  # 0 has no thousandth
+                zero = 0.0 in (goal.at_most, goal.at_least)
+                self._margins[index] = inside if zero else min(goal.margin, max(inside, rounding))
         weights_C = torch.tensor([c.weight for c in self.constraints], dtype=torch.float64, device=self._zero.device)
-        loss = 1.0 if self.pareto else spread(draws.loss_M[:, None])
-        self.penalties_C = 20 * weights_C.clamp(min=1e-12) * loss / broken_C.square()
+        loss_1, unit_C = spread(draws.loss_M[:, None]), weights_C.clamp(min=1e-12) / broken_C.square()
+        self.penalties_C = 20 * unit_C * (torch.ones_like(loss_1) if self.pareto else loss_1)
+        self._fixed = (PENALTY * unit_C * loss_1).tolist()
 
     def _check_term(self, term: Term, candidates: Candidates) -> None:
         aims = getattr(term.function, "targets", 1)

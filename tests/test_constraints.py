@@ -11,7 +11,7 @@ from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.guidance import ROUNDS, first_steering, next_steering
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import PENALTY, Problem, Term
 from latentopt.ranking import Best
 from latentopt.stagerun import Stage, StageRun
 from latentopt.steering import Steering, lagrangian, residuals
@@ -150,6 +150,37 @@ def test_a_heavier_weight_is_no_other_problem(decoder):
         found = solve(decoder, bowl, {**limit(total, at_most=1.0), "weight": weight})
         assert found.feasible.all()
         assert found.losses[0] == pytest.approx(0.5, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["adam", "lbfgs", "cmaes", "random"])
+@pytest.mark.parametrize(("unit", "scale"), [(1.0, 1.0), (1e-6, 1e3), (1e6, 1e-3)])
+def test_every_kind_of_search_is_free_of_units(decoder, kind, unit, scale):
+    sizes = {"adam": {"steps": 200}, "lbfgs": {"steps": 100}, "cmaes": {"evaluations": 1500}}
+    search = {"kind": kind, **sizes.get(kind, {"evaluations": 3000})}
+    constraint = limit(lambda c: scale * total(c), at_most=0.0)
+    found = solve(decoder, lambda c: unit * bowl(c), constraint, search=search)
+    assert found.best.feasible
+    assert found.losses[0] / unit == pytest.approx(2.0, rel=0.05)
+    if kind in ("adam", "lbfgs"):
+        assert found.feasible.all()
+
+
+def test_what_nothing_steers_weighs_broken_constraints_by_their_spread(decoder):
+    z, target = torch.tensor([[2.0, 1.0]]), torch.zeros(1, dtype=torch.long)
+    shares = []
+    for unit, scale in ((1.0, 1.0), (1e-6, 1e3), (1e6, 1e-3)):
+        loss = Term("loss", lambda c, unit=unit: unit * bowl(c))
+        broken = Term("c", lambda c, scale=scale: scale * total(c), Bound(at_most=scale), 2.0)
+        problem = Problem(decoder, [loss], constraints=[broken])
+        before = problem.value(z, target)
+        assert float(before.merit_M) == pytest.approx(float(before.loss_M) + PENALTY * 2 * (2 * scale) ** 2, rel=1e-5)
+        problem.check()
+        after = problem.value(z, target)
+        assert torch.equal(after.loss_M, before.loss_M)
+        assert torch.equal(after.violation_M, before.violation_M)
+        shares.append(float(after.merit_M / after.loss_M))
+    assert shares[0] > 10
+    assert shares == pytest.approx([shares[0]] * 3, rel=1e-3)
 
 
 # ---------------------------------------------------------------------- multipliers
