@@ -72,8 +72,7 @@ class Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        if torch._C._functorch.is_batchedtensor(grad):
-            raise RuntimeError("no batch rule")
+        float(grad.sum())  # refused for several directions at once
         (x,) = ctx.saved_tensors
         return grad * (1 - x.tanh().square()), None
 
@@ -97,7 +96,7 @@ def a_problem(decoder=None, objective=Distance, **options):
 
 
 def rows(problem, n=7):
-    z = problem.project(1.3 * problem.space.draw(n, rng.generator(1)))
+    z = problem.project(1.3 * problem.space.draw(n, rng.generator(1)).to(problem.decoder.latent_dtype))
     return z, torch.arange(n) % 3
 
 
@@ -117,7 +116,7 @@ def agrees(problem, found, z, target, steering=None, tolerance=1e-5):
     jacobian = explicit(problem, z, target, steering)
     image = jacobian @ found.basis_MKD.mT
     assert torch.allclose(found.evaluation.merit_M, evaluation.merit_M, rtol=1e-5, atol=1e-8)
-    assert torch.allclose(found.gradient_MD, gradient, atol=1e-5)
+    assert (found.gradient_MD - gradient).abs().max() < 1e-5 * gradient.abs().max()
     scale = float((image.mT @ image).abs().amax())
     assert float((found.gram_MKK - image.mT @ image).abs().amax()) < tolerance * scale
 
@@ -282,18 +281,18 @@ def test_the_model_holds_along_the_border_of_a_region(name, krylov):
     slope = (found.basis_MKD @ found.gradient_MD[:, :, None])[:, :, 0]
     curvature = found.gram_MKK + found.bend_MKK
     generator = rng.generator(4)
-    border = 0
     for _ in range(4):
         y = 1e-4 * rng.randn(12, curvature.shape[1], generator).double()
         y = torch.where((slope * y).sum(1, keepdim=True) > 0, -y, y)
-        there = problem.project(z + (y[:, None] @ found.basis_MKD)[:, 0])
+        straight = z + (y[:, None] @ found.basis_MKD)[:, 0]
+        there = problem.project(straight)
+        bent = found.bend_MKK.flatten(1).any(1)
+        known = bent | ((there - straight).abs().amax(1) < 1e-12)  # the others step out of a border that they sought to leave
         change = problem.value(there, target).merit_M - found.evaluation.merit_M
         model = (slope * y).sum(1) + (y * (curvature @ y[:, :, None])[:, :, 0]).sum(1)
-        border += int(found.bend_MKK.flatten(1).any(1).sum())
-        # to second order, but for the residuals' own curvature
-        assert (change - model).abs().max() < 0.1 * change.abs().max()
-    if name in ("ball", "shell", "sphere"):
-        assert border
+        assert (change - model)[known].abs().max() < 1e-3 * change.abs().max()
+        assert known.sum() >= 3
+        assert bent.any() == (name != "box")
 
 
 @pytest.mark.parametrize("name", ["free", *REGIONS])
@@ -312,7 +311,8 @@ def test_tangents_are_the_derivatives_of_the_projection(name):
         jacobian, hessian = torch.eye(4).double(), torch.zeros(4, 4).double()
         if leaves[i]:
             jacobian = torch.func.jacrev(lambda p: region.project(p[None])[0])(at[i])
-            hessian = torch.func.hessian(lambda p: (region.project(p[None])[0] * gradient[i]).sum())(at[i])  # noqa: B023
+            along = lambda p: (region.project(p[None])[0] * gradient[i]).sum()  # noqa: B023, E731
+            hessian = torch.func.jacrev(torch.func.jacrev(along))(at[i])
         assert torch.allclose(pushed[0, i], jacobian @ v[i], atol=1e-6)
         assert torch.allclose(bend[0, i], hessian @ v[i] / 2, atol=1e-6)
         assert torch.allclose(pulled[i], v[i] @ jacobian, atol=1e-6)
