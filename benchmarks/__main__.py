@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-ALL = ("engine", "memory", "blocks", "learning_rate")
+ALL = ("engine", "memory", "blocks", "learning_rate", "lm_options")
 
 
 def main() -> None:

@@ -287,7 +287,9 @@ def test_the_model_holds_along_the_border_of_a_region(name, krylov):
         straight = z + (y[:, None] @ found.basis_MKD)[:, 0]
         there = problem.project(straight)
         bent = found.bend_MKK.flatten(1).any(1)
-        known = bent | ((there - straight).abs().amax(1) < 1e-12)  # the others step out of a border that they sought to leave
+        known = bent | (
+            (there - straight).abs().amax(1) < 1e-12
+        )  # the others step out of a border that they sought to leave
         change = problem.value(there, target).merit_M - found.evaluation.merit_M
         model = (slope * y).sum(1) + (y * (curvature @ y[:, :, None])[:, :, 0]).sum(1)
         assert (change - model)[known].abs().max() < 1e-3 * change.abs().max()
