@@ -101,7 +101,7 @@ class Linearizer:
 
     def cost(self, krylov: int = 0) -> tuple[int, int]:
         """Forward and backward rows that one row costs: J v is a forward row, u J a backward row."""
-        way = self.way  # found out before a price is named, as that costs rows too
+        way = self.way
         if krylov:
             return 1 + krylov, krylov
         if self.by_rows(krylov):
@@ -129,6 +129,7 @@ class Linearizer:
             except (RuntimeError, MemoryError) as error:
                 if not outputs.is_out_of_memory(error):
                     raise
+                decoder.rows.forward, decoder.rows.backward = counted
                 if room == 1:
                     raise OutOfMemoryError(outputs.no_room(decoder.name, 1, error)) from error
                 decoder.halve_block(min(decoder.block_rows, (stop - start) * at_once))
