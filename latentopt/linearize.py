@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvNd
 
-from latentopt import outputs, rng
+from latentopt import modules, outputs, rng
 from latentopt.decoder import Decoder
 from latentopt.errors import OutOfMemoryError
 from latentopt.interfaces import Candidates, Evaluation
@@ -69,7 +70,7 @@ class Linearizer:
 
     @property
     def way(self) -> Way:
-        """Found out with one row, which costs two forward rows."""
+        """Found out with one row, which costs two forward rows at most."""
         if self._way is None:
             self._way = self._find_way()
         return self._way
@@ -80,6 +81,8 @@ class Linearizer:
         z = decoder.space.draw(1, rng.generator(0)).to(like)
         target = torch.zeros(1, dtype=torch.long, device=decoder.device)
         at, r, _ = self._with_graph(z, target, None, _plain_attention())
+        if _convolves(decoder):
+            return Way(r.shape[1], "differences")
         decoder.rows.forward += 1
         for products in ("batched", "single"):
             try:
@@ -214,8 +217,7 @@ class Linearizer:
 class _Jacobian:
     """J v as the derivative along v of J^T u, which is linear in u: a backward pass through a backward pass.
 
-    For all columns of a Jacobian it takes 0.4 to 0.9 of the time of forward mode under `torch.func.vmap`, and a module needs
-    no forward rules and no torch.func.
+    Modules need neither forward rules nor batch rules, and dense layers take less time than by `torch.func.jvp`.
     """
 
     def __init__(self, at: Tensor, r: Tensor, batched: bool) -> None:
@@ -229,6 +231,12 @@ class _Jacobian:
         if self.batched:
             return torch.autograd.grad(self.pulled_MD, self.u_MR, v_CMD, retain_graph=True, is_grads_batched=True)[0]
         return torch.stack([torch.autograd.grad(self.pulled_MD, self.u_MR, v, retain_graph=True)[0] for v in v_CMD])
+
+
+def _convolves(decoder: Decoder) -> bool:
+    """Whether the decoder convolves: differences are then several times as fast, and lead to the same ends
+    (docs/performance.md)."""
+    return any(isinstance(part, _ConvNd) for module in modules.modules_of(decoder.module) for part in module.modules())
 
 
 def _plain_attention() -> AbstractContextManager[None]:

@@ -174,6 +174,20 @@ def test_what_a_module_lacks_is_made_up_for(function, products, said, krylov):
     agrees(plain, found, z, target, tolerance=5e-3 if said else 1e-5)
 
 
+@pytest.mark.parametrize("krylov", [0, 4])
+def test_decoders_that_convolve_take_differences_without_a_word(krylov):
+    net = nn.Sequential(
+        nn.Linear(4, 32), nn.Tanh(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 1, 4, 2, 1), nn.Sigmoid()
+    )
+    with torch.no_grad():
+        for number, weight in enumerate(net.parameters()):
+            weight.copy_(rng.randn(1, weight.numel(), rng.generator(number)).view_as(weight) / 2)
+    problem = a_problem(lo.Decoder(net, (4,), prior="normal"))
+    assert problem.linearizer.way[1:] == ("differences", "")
+    z, target = rows(problem)
+    agrees(problem, problem.linearize(z, target, krylov=krylov), z, target, tolerance=5e-3)
+
+
 def test_fused_attention_is_taken_apart():
     class Attends(nn.Module):
         def forward(self, z):

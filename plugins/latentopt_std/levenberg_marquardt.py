@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentopt import ConfigError, Decoder, Problem, RowNoise, Search, SearchConfig, SearchState
 
-DENSE_UP_TO = 64  # latent values: beyond, a Krylov space is cheaper than a Jacobian (docs/performance.md)
+DENSE_UP_TO = 32  # latent values: beyond, a Krylov space is cheaper than a Jacobian (docs/performance.md)
 _LEAST_DAMPING, _MOST_DAMPING = 1e-9, 1e10  # shares of the largest curvature: rounding below, no step at all above
 
 
@@ -20,11 +20,12 @@ class LevenbergMarquardt(SearchConfig):
     """Damped Gauss-Newton steps for objectives that give residuals (Levenberg 1944, Marquardt 1963; algorithm 3.16 of
     Madsen, Nielsen and Tingleff 2004), each row by itself.
 
-    A step decodes each row once for every latent value, for the Jacobian, and `trials` times, for as many dampings, each
-    `spread` times the one before; the best is taken where it improves, and the damping follows its gain ratio. The dampings
-    start around `damping` times the largest curvature. At the border of the region, steps follow it.
+    A step costs each row a product with the Jacobian for every latent value, and a decode for each of `trials` dampings,
+    which are `spread` times apart; the best is taken where it improves, and the damping follows its gain ratio. The dampings
+    start around `damping` times the largest curvature. At the border of the region, steps follow it. The defaults are
+    measured (docs/performance.md).
     `solver`: "dense" takes all of the Jacobian; "krylov", for large latents, takes the steps that `inner` conjugate-gradient
-    iterations would find; "auto" is dense up to 64 latent values.
+    iterations would find; "auto" is dense up to 32 latent values.
     """
 
     needs_residuals: ClassVar[bool] = True
@@ -32,8 +33,8 @@ class LevenbergMarquardt(SearchConfig):
     kind: Literal["levenberg_marquardt"] = "levenberg_marquardt"
     steps: int = Field(default=30, ge=1)
     solver: Literal["auto", "dense", "krylov"] = "auto"
-    inner: int = Field(default=16, ge=1)
-    trials: int = Field(default=3, ge=1, le=16)
+    inner: int = Field(default=8, ge=1)
+    trials: int = Field(default=5, ge=1, le=16)
     spread: float = Field(default=4.0, gt=1)
     damping: float = Field(default=1e-2, gt=0)
 
