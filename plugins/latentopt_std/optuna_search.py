@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,7 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentopt import AskTell, ConfigError, Coordinates, Decoder, Problem, Search, SearchConfig, Told, Uniform, suggest
+from latentopt import (
+    AllTargets,
+    AskTell,
+    AskTellOptimizers,
+    ConfigError,
+    Coordinates,
+    Decoder,
+    OneATarget,
+    Problem,
+    RowNoise,
+    Search,
+    Told,
+    Uniform,
+    derive_seed,
+    suggest,
+)
+from latentopt_std.recording import RecordedSearch
 from latentopt_std.subspace import JACOBIAN_ROWS, SubspaceKind, check_subspace, choose, resolve
 
 if TYPE_CHECKING:  # importing Optuna takes a while: only runs that use it pay
@@ -33,7 +48,7 @@ _KNOW_CONSTRAINTS = ("tpe", "gp", "nsgaii")
 _SIMPLE = ("int", "float", "bool", "str")
 
 
-class OptunaSearch(SearchConfig):
+class OptunaSearch(RecordedSearch):
     """Optuna (Akiba et al. 2019) on at most `coordinates` numbers a target: for objectives without gradients.
 
     `sampler_options` go to the sampler's constructor. A latent with more values than `coordinates` is searched in a
@@ -67,8 +82,30 @@ class OptunaSearch(SearchConfig):
         def chart(problem: Problem, seed: int) -> Coordinates:
             return choose(self.subspace, self.coordinates, problem, seed)
 
-        make = functools.partial(Study, self.sampler, self.sampler_options, span)
-        return AskTell(make, self.evaluations, self.batch, chart, JACOBIAN_ROWS if chosen == "jacobian" else 0)
+        recording = self.recording(f"{decoder.name} {self.sampler}")
+
+        def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> AskTellOptimizers:
+            objectives = len(problem.terms) if problem.pareto else 1
+            if objectives > 1 and self.sampler == "cmaes":
+                raise ConfigError(
+                    "optuna's cmaes sampler minimizes one number and a front has several: use nsgaii, tpe, gp, qmc or random"
+                )
+            studies = [
+                Study(
+                    self.sampler,
+                    self.sampler_options,
+                    span,
+                    chart.count,
+                    derive_seed(rng.seed_for(0, target), 2),
+                    objectives,
+                )
+                for target in targets
+            ]
+            made = OneATarget(studies, targets, chart.count)
+            return made if recording is None else recording.of(made, problem, rng, targets, span, chart.count)
+
+        rows = JACOBIAN_ROWS if chosen == "jacobian" else 0
+        return AskTell(AllTargets(make), self.evaluations, self.batch, chart, rows)
 
 
 def check_options(sampler: SamplerName, options: dict[str, Any]) -> None:
@@ -123,13 +160,21 @@ def quiet(deprecated: bool = True) -> Iterator[None]:
 
 
 class Study:
-    """One target's study, in memory, on `coordinates` numbers from -span to span.
+    """One target's study, in memory, on `coordinates` numbers from -span to span, of one objective or several.
 
     The sampler is made anew at each ask with that ask's seed, so that points are a function of the finished trials
     alone; only the quasi-random one keeps its seed, which names its sequence.
     """
 
-    def __init__(self, sampler: SamplerName, options: dict[str, Any], span: float, coordinates: int, seed: int) -> None:
+    def __init__(
+        self,
+        sampler: SamplerName,
+        options: dict[str, Any],
+        span: float,
+        coordinates: int,
+        seed: int,
+        objectives: int = 1,
+    ) -> None:
         import optuna
 
         self.sampler, self.options, self.span, self.seed = sampler, options, span, seed
@@ -139,20 +184,22 @@ class Study:
             name: optuna.distributions.FloatDistribution(-span, span) for name in names
         }
         with quiet():
-            self.study = optuna.create_study(direction="minimize", sampler=make_sampler(sampler, options, seed))
+            directions = [optuna.study.StudyDirection.MINIMIZE] * objectives
+            made = make_sampler(sampler, options, seed)
+            self.study = optuna.create_study(directions=directions, sampler=made)
         self.asked: list[optuna.trial.Trial] = []
 
     def add(self, told: Told) -> None:
         """The starts as finished trials, at the nearest place within the span."""
         import optuna
 
-        for point, value, violation, failed in self._values(told):
+        for point, values, violation, failed in self._values(told):
             if failed:
                 trial = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
             else:
                 place = point.clip(-self.span, self.span)
                 trial = optuna.trial.create_trial(
-                    value=value,
+                    values=values,
                     params=dict(zip(self.distributions, place.tolist(), strict=True)),
                     distributions=self.distributions,
                     constraints=None if violation is None else {"violation": violation},
@@ -172,19 +219,21 @@ class Study:
         import optuna
 
         with quiet():
-            for trial, (_, value, violation, failed) in zip(self.asked, self._values(told), strict=True):
+            for trial, (_, values, violation, failed) in zip(self.asked, self._values(told), strict=True):
                 if failed:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
                     continue
                 if violation is not None:
                     trial.set_constraint("violation", violation)
-                self.study.tell(trial, value)
+                self.study.tell(trial, values)
         self.asked = []
 
-    def _values(self, told: Told) -> Iterator[tuple[NDArray[np.float64], float, float | None, bool]]:
-        """Each point, its value, its violation where the sampler is to treat it, and whether it failed."""
+    def _values(self, told: Told) -> Iterator[tuple[NDArray[np.float64], list[float], float | None, bool]]:
+        """Each point, its values, its violation where the sampler is to treat it, and whether it failed."""
         treats = told.violation_n is not None and self.sampler in _KNOW_CONSTRAINTS
-        value_n = told.loss_n if treats else told.merit_n
-        for i, point in enumerate(told.points_nK):
+        values_nK = (told.loss_n if treats else told.merit_n)[:, None]
+        if told.objectives_nK is not None:
+            values_nK = told.objectives_nK
+        for i, (point, values) in enumerate(zip(told.points_nK, values_nK.tolist(), strict=True)):
             violation = float(told.violation_n[i]) if treats and told.violation_n is not None else None
-            yield point, float(value_n[i]), violation, bool(told.failed_n[i])
+            yield point, values, violation, bool(told.failed_n[i])

@@ -203,10 +203,9 @@ def test_a_constraint_is_met():
     assert best.square().sum() < 3.0
 
 
-def test_without_gradients_optuna_is_the_default():
+def test_a_decoder_without_gradients_is_searched():
     decoder = lo.Decoder(lambda z: z.detach().round(), latent_shape=(2,), device="cpu", dtype=torch.float32)
-    found = lo.optimize(decoder, objectives=lambda c: c.designs.sum(1), starts="mean")
-    assert found.history[0]["name"] == "optuna"
+    found = lo.optimize(decoder, objectives=lambda c: c.designs.sum(1), starts="mean", search="optuna")
     assert found.losses[0] < -2
 
 
@@ -216,6 +215,78 @@ def test_a_box_prior_is_searched_to_its_walls_and_no_further():
     problem = Problem(decoder, [Term("x", lambda c: c.designs[:, 0])])
     state = search.init(problem, torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
     assert 0.95 < state.z_ND.abs().max() <= 1.0 + 1e-6
+
+
+# ---------------------------------------------------------------------- several objectives
+
+
+def front_problem(decoder, **options):
+    """Distances to two points: the front is the line between them."""
+    ends = torch.zeros(2, 3)
+    ends[0, 0], ends[1, 0] = -1.0, 1.0
+    terms = [
+        Term("left", lambda c: (c.latents - ends[0]).square().sum(1)),
+        Term("right", lambda c: 2 - (c.latents - ends[1]).square().sum(1), "maximize", 3.0),
+    ]
+    return Problem(decoder, terms, pareto=True, **options)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "nsgaii", "random"])
+def test_a_front_is_told_every_terms_weighted_loss(sampler):
+    decoder = toy_decoders()["vector"]
+    problem = front_problem(decoder)
+    search = OptunaSearch(sampler=sampler, evaluations=8, batch=2).build(decoder)
+    state = search.init(problem, torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+    search.step(problem, state)
+    (study,) = (one.study for one in state.optimizers.optimizers)
+    assert len(study.directions) == 2
+    assert len(study.trials) == 4
+    for trial in study.trials:
+        u = torch.tensor([trial.params[name] for name in sorted(trial.params)])
+        left, right = (u - torch.tensor([[-1.0, 0, 0], [1, 0, 0]])).square().sum(1).tolist()
+        assert trial.values == pytest.approx([left, -3 * (2 - right)], rel=1e-4, abs=1e-5)
+
+
+def test_nsgaii_comes_nearer_to_a_front_than_random_points():
+    decoder = toy_decoders()["vector"]
+
+    def distance_from_the_line(sampler):
+        problem = front_problem(decoder)
+        stage = Stage("optuna", OptunaSearch(sampler=sampler, evaluations=400, batch=50).build(decoder))
+        zero = torch.zeros(1, dtype=torch.long)
+        found = drive(problem, torch.zeros(1, 3), zero, [stage], clock=Clock(problem, Budget()), seed=0)
+        return float(found.z_ND[:, 1:].norm(dim=1).mean())
+
+    assert distance_from_the_line("nsgaii") < 0.8 * distance_from_the_line("random")
+
+
+def test_constraints_of_a_front_reach_the_samplers_that_treat_them():
+    decoder = toy_decoders()["vector"]
+    wall = Term("wall", lambda c: c.latents[:, 1], Bound(at_least=1.0))
+    problem = front_problem(decoder, constraints=[wall])
+    for sampler, known in (("nsgaii", True), ("random", False)):
+        search = OptunaSearch(sampler=sampler, evaluations=4, batch=2).build(decoder)
+        state = search.init(problem, torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+        trials = state.optimizers.optimizers[0].study.trials
+        assert [bool(trial.constraints) for trial in trials] == [known] * len(trials)
+
+
+def test_a_front_point_with_one_lost_objective_is_a_failed_trial():
+    study = Study("nsgaii", {}, 3.0, 2, seed=0, objectives=2)
+    objectives = np.array([[1.0, 2.0], [np.nan, np.nan]])
+    loss = objectives.sum(1)
+    study.tell(Told(study.ask(2, 0), loss, loss, None, objectives))
+    assert [t.state for t in study.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert study.study.trials[0].values == [1.0, 2.0]
+
+
+def test_a_front_is_refused_by_the_sampler_that_has_one_number():
+    decoder = toy_decoders()["vector"]
+    search = OptunaSearch(sampler="cmaes", evaluations=4, batch=2).build(decoder)
+    with pytest.raises(
+        lo.ConfigError, match="cmaes sampler minimizes one number and a front has several: use nsgaii, tpe, gp, qmc"
+    ):
+        search.init(front_problem(decoder), torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
 
 
 # ---------------------------------------------------------------------- options, silence, imports
