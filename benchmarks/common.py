@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: the plain loop, CPU time, medians, and the tables written into docs/performance.md."""
+"""Shared by the benchmarks: the plain loop, CPU time, medians, and the tables written into pages of docs/."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-def write_section(name: str, text: str) -> None:
-    """Put a section's text between its markers in docs/performance.md, with the date and the versions."""
+def write_section(name: str, text: str, page: Path = PAGE) -> None:
+    """Put a section's text between its markers in a page, docs/performance.md by default, with the date and the versions."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    page = PAGE.read_text()
-    if begin not in page or end not in page:
-        raise SystemExit(f"{PAGE} has no markers for {name!r}: add {begin} and {end}")
+    whole = page.read_text()
+    if begin not in whole or end not in whole:
+        raise SystemExit(f"{page} has no markers for {name!r}: add {begin} and {end}")
     stamp = (
         f"*Written by `python -m benchmarks` on {datetime.date.today()}: torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}, {torch.get_num_threads()} thread(s).*"
     )
-    head, rest = page.split(begin)
+    head, rest = whole.split(begin)
     tail = rest.split(end)[1]
-    PAGE.write_text(f"{head}{begin}\n{text.strip()}\n\n{stamp}\n{end}{tail}")
+    page.write_text(f"{head}{begin}\n{text.strip()}\n\n{stamp}\n{end}{tail}")
     print(f"\n## {name}\n{text}\n{stamp}")

@@ -14,7 +14,7 @@ _Search = dict[str, Any]
 Searches = list[_Search | list[_Search]]
 _TIMED = 2  # rows whose price is measured
 _KEEP = 4  # basins a target that are polished
-_POLISH_DIM = 64  # latent values up to which a whole Jacobian is worth its columns (docs/performance.md)
+_MODEL_DIM = 64  # latent values up to which a model of a dear objective can be of use
 _LEAST_STEPS, _MOST_FACTOR = 10, 4.0
 # A row that costs more than this is expensive: then a model of the objective is worth its own time (docs/performance.md)
 _EXPENSIVE_SECONDS = 0.1
@@ -32,7 +32,7 @@ def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches,
         return _without_gradients(problem, rows)
     searches, words = _with_gradients(problem)
     each = n_starts / problem.targets
-    natural = sum(_rows(entry, n_starts, problem) for entry in searches) + 2 * n_starts
+    natural = sum(_rows(entry, n_starts) for entry in searches) + 2 * n_starts
     if rows is not None and abs(rows / natural - 1) > 0.1:
         factor = min(rows / natural, _MOST_FACTOR)
         searches = [_scaled(entry, factor) for entry in searches]
@@ -47,13 +47,9 @@ def _with_gradients(problem: Problem) -> tuple[Searches, str]:
         why = "there are gradients, and multipliers of constraints need time to settle in one search"
         return [{"kind": "lbfgs", "steps": 200}], why
     if problem.has_residuals and not problem.across_rows:
-        explore: _Search = {"kind": "lbfgs", "steps": 100, "keep": _KEEP}
-        if problem.space.dim <= _POLISH_DIM:
-            polish: _Search = {"kind": "levenberg_marquardt", "steps": 15}
-            return [explore, polish], f"the loss is a smooth sum of squares, of {problem.space.dim} latent values"
         return [
-            {"kind": "lbfgs", "steps": 160}
-        ], "the loss is a smooth sum of squares, of too many latent values for Jacobians"
+            {"kind": "lbfgs", "steps": 200}
+        ], "the loss is a smooth sum of squares, on which nothing else took fewer decodes"
     race: list[_Search] = [
         {"kind": "lbfgs", "steps": 100, "keep": _KEEP},
         {"kind": "adam", "lr": 0.3, "steps": 100, "keep": _KEEP},
@@ -66,7 +62,7 @@ def _without_gradients(problem: Problem, rows: int | None) -> tuple[Searches, st
     seconds, names = _seconds_a_row(problem), ", ".join(map(repr, problem.without_gradient))
     each = None if rows is None else max(1, rows // problem.targets)
     why = f"no gradient reaches the latents from {names}"
-    if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _POLISH_DIM:
+    if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _MODEL_DIM:
         size = min(_DEAR_EVALUATIONS, each or _DEAR_EVALUATIONS)
         search: _Search = {"kind": "optuna", "sampler": "tpe", "evaluations": size}
         return [search], f"auto chose optuna's TPE: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
@@ -88,13 +84,11 @@ def _seconds_a_row(problem: Problem) -> float:
     return (time.perf_counter() - began) / _TIMED
 
 
-def _rows(entry: _Search | list[_Search], n_starts: int, problem: Problem) -> float:
+def _rows(entry: _Search | list[_Search], n_starts: int) -> float:
     """About how many rows a planned stage takes."""
     if isinstance(entry, list):
-        return sum(_rows(one, n_starts, problem) for one in entry)
-    a_step = problem.space.dim + 2 if entry["kind"] == "levenberg_marquardt" else 2
-    kept = min(n_starts, _KEEP * problem.targets) if entry["kind"] == "levenberg_marquardt" else n_starts
-    return float(a_step * kept * entry["steps"])
+        return sum(_rows(one, n_starts) for one in entry)
+    return 2.0 * n_starts * float(entry["steps"])
 
 
 def _scaled(entry: _Search | list[_Search], factor: float) -> Any:

@@ -53,11 +53,15 @@ def _multiplied(signed_NC: Tensor, problem: Problem, old: Steering) -> Steering:
     moved_NC = old.multipliers_NC + old.penalties_NC * signed_NC
     moved_NC = torch.where(equality_C, moved_NC, moved_NC.clamp(min=0))
     moved_NC = torch.where(torch.isfinite(moved_NC), moved_NC, old.multipliers_NC)
-    broken_NC = torch.where(equality_C, signed_NC.abs(), signed_NC.clamp(min=0))
+    broken_NC = torch.where(equality_C, signed_NC, signed_NC.clamp(min=0))
     penalties_NC = old.penalties_NC
     if old.broken_NC is not None:
         grown_NC = torch.minimum(penalties_NC * _GROWTH, problem.penalties_C.to(penalties_NC) * _MOST)
-        penalties_NC = torch.where(broken_NC > _ENOUGH * old.broken_NC, grown_NC, penalties_NC)
+        # On the same side as before, that is: what swings from one side to the other asks for no stiffer penalty. Inner
+        # solves are cut short, and the stiffer the penalty, the farther their errors throw the multipliers.
+        same_NC = broken_NC.sign() == old.broken_NC.sign()
+        stays_NC = same_NC & (broken_NC.abs() > _ENOUGH * old.broken_NC.abs())
+        penalties_NC = torch.where(stays_NC, grown_NC, penalties_NC)
     return old._replace(multipliers_NC=moved_NC, penalties_NC=penalties_NC, broken_NC=broken_NC)
 
 
@@ -120,5 +124,8 @@ def simplex(n: int, count: int) -> np.ndarray:
     if n <= count:
         return corners[:n]
     cube = qmc.Sobol(count - 1, scramble=False).random(2 ** int(np.ceil(np.log2(n + 1))))[1 : n - count + 1]
-    gaps = np.diff(np.sort(cube, axis=1), prepend=0.0, append=1.0)  # uniform spacings are uniform on the simplex
-    return np.concatenate([corners, np.maximum(gaps, _EDGE) / np.maximum(gaps, _EDGE).sum(1, keepdims=True)])
+    # Breaking a stick at Beta(1, K - k) shares is uniform on the simplex (the Dirichlet distribution's stick breaking), and
+    # one to one. Spacings of sorted points are uniform too, but the same of (x, y) and (y, x), of which Sobol has many.
+    left = np.cumprod((1 - cube) ** (1 / np.arange(count - 1, 0, -1)), axis=1)
+    inner = -np.diff(left, axis=1, prepend=1.0, append=0.0)
+    return np.concatenate([corners, np.maximum(inner, _EDGE) / np.maximum(inner, _EDGE).sum(1, keepdims=True)])

@@ -369,10 +369,10 @@ class Problem:
         """
 
         def spread(values_MX: Tensor) -> Tensor:
-            finite_MX = values_MX.double().nan_to_num(0.0, 0.0, 0.0)
-            level_X = finite_MX.abs().mean(0)
-            found_X = finite_MX.std(0, correction=0) if len(finite_MX) > 1 else level_X
-            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)
+            finite_MX = torch.where(torch.isfinite(values_MX), values_MX.double(), torch.nan)
+            level_X = finite_MX.abs().nanmean(0)
+            found_X = (finite_MX - finite_MX.nanmean(0)).square().nanmean(0).sqrt()
+            found_X = torch.where(found_X > 1e-6 * level_X, found_X, level_X)  # all alike, or one value
             return torch.where(found_X > 0, found_X, 1.0)
 
         broken_C = spread(self.signed(draws))
@@ -429,7 +429,7 @@ class Problem:
         """Raise `ConfigError` where the merit is no sum of squares of each row's own residuals."""
         instead = f"use {' or '.join(others)}"
         if self.without_residuals or not self.terms:
-            names = ", ".join(map(repr, self.without_residuals)) or "no objective"
+            names = ", ".join(map(repr, self.without_residuals)) or "no objective at all"
             raise ConfigError(
                 f"search {search!r} needs sums of squares, and there are no residuals of {names}: {instead}, or objectives "
                 "that have them, minimized or with a bound as their goal"

@@ -139,6 +139,9 @@ class StageRun:
         round_every = max(1, search.n_steps // ROUNDS)
         stopped = "finished"
         self._report(history, on_report)
+        if self._alive and self._all_done():  # starts that are good enough
+            return stopped
+        self._compact()
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
             if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):

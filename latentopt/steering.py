@@ -22,8 +22,9 @@ class Steering(NamedTuple):
     """One row's own view of the problem, aligned with the rows of a search's state.
 
     `multipliers_NC` and `penalties_NC` belong to the constraints (augmented Lagrangian), and `broken_NC` is by how much
-    they were broken when the driver last looked. `weights_NK` (on the simplex), `ideal_NK` and `span_NK` (the least value
-    and the range of each objective on the front so far) belong to a front; None where the sum is minimized.
+    they were broken when the driver last looked (of an equality the difference). `weights_NK` (on the simplex), `ideal_NK`
+    and `span_NK` (the least value and the range of each objective on the front so far) belong to a front; None where the
+    sum is minimized.
     """
 
     multipliers_NC: Tensor

@@ -8,6 +8,7 @@ Override `decoder()` where the plugin needs another kind of design or latent.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -287,6 +288,21 @@ class InterpolatorConformance(_Conformance):
         assert torch.equal(found[[0, -1]], keys)
 
 
+class _Distance:
+    """The mean squared difference to each row's target, with residuals for the searches that want them."""
+
+    def __init__(self, target_T: Tensor) -> None:
+        self.target_T = target_T
+
+    def __call__(self, c: Candidates) -> Tensor:
+        return (c.designs - self.target_T[c.target_index]).square().flatten(1).mean(1)
+
+    def residuals(self, c: Candidates) -> Tensor:
+        """`(M, R)`, whose squares add up to the number."""
+        difference = (c.designs - self.target_T[c.target_index]).flatten(1)
+        return difference / difference.shape[1] ** 0.5
+
+
 class SearchConformance(_Conformance):
     """For searches: same seed same result, rows independent, NaN rows alone, within region and budget, never worse."""
 
@@ -299,10 +315,7 @@ class SearchConformance(_Conformance):
         decoder = self.decoder()
         target_T = decoder.decode(decoder.space.draw(2, rng.generator(11)))
 
-        def distance(c: Candidates) -> Tensor:
-            return (c.designs - target_T[c.target_index]).square().flatten(1).mean(1)
-
-        problem = Problem(decoder, [Term("distance", distance)], region=region, targets=2)
+        problem = Problem(decoder, [Term("distance", _Distance(target_T))], region=region, targets=2)
         problem.check()
         return problem
 
@@ -381,12 +394,24 @@ class SearchConformance(_Conformance):
             search.step(problem, state)
             held.append((state.z_ND, state.evaluation.loss_M))
             copies.append(tuple(part.clone() for part in held[-1]))
-        for kept, copy in zip(held, copies, strict=True):
-            assert torch.equal(kept[0], copy[0])
-            assert torch.equal(
-                kept[1],
-                copy[1],
-            )
+        for kept, copied in zip(held, copies, strict=True):
+            assert torch.equal(kept[0], copied[0])
+            assert torch.equal(kept[1], copied[1])
+
+    def test_a_state_taken_up_again_goes_on_exactly(self) -> None:
+        problem, (z, target) = self.problem(), self.starts()
+        search = self.config.build(problem.decoder)
+        state = search.init(problem, z, target, RowNoise(0, 0, len(z)))
+        steps = min(6, search.n_steps)
+        for _ in range(steps // 2):
+            search.step(problem, state)
+        taken_up = copy.deepcopy(state)
+        another, afresh = self.problem(), self.config.build(self.decoder())  # nothing may be kept outside of the state
+        for _ in range(steps - steps // 2):
+            search.step(problem, state)
+            afresh.step(another, taken_up)
+        assert torch.equal(taken_up.z_ND, state.z_ND)
+        assert torch.equal(taken_up.evaluation.loss_M, state.evaluation.loss_M)
 
     def test_a_nan_row_stays_alone(self) -> None:
         if not self.rows_move_alone:

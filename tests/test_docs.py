@@ -16,7 +16,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/recipes.md", "docs/writing-a-plugin.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/searching.md", "docs/compare.md", "docs/recipes.md", "docs/writing-a-plugin.md"]
+)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / page, "python")

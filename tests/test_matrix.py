@@ -12,6 +12,7 @@ FAST = {
     "adam": {"steps": 15},
     "langevin": {"steps": 60, "temperature": 1e-3},
     "lbfgs": {"steps": 15},
+    "levenberg_marquardt": {"steps": 2},
     "random": {"evaluations": 60},
     "cmaes": {"evaluations": 60},
     "optuna": {"evaluations": 30, "batch": 10, "sampler": "random"},
@@ -26,6 +27,7 @@ NEEDS = {
     "perceptual": {"network": torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))},
 }
 TARGETLESS = {"property", "blackbox", "anchor", "prior", "diversity"}
+RESIDUALS = {"mse", "measurement", "anchor", "perceptual"}  # objectives that are sums of squares
 TOO_SMALL = {"ms_ssim": "8x8 is below what five scales need", "cross_entropy": "token logits alone"}
 
 
@@ -39,7 +41,7 @@ def build(kind):
 
 def test_the_lists_here_name_every_built_in():
     assert set(FAST) <= set(kinds("searches"))
-    assert (set(NEEDS) | TARGETLESS | set(TOO_SMALL)) <= set(kinds("objectives"))
+    assert (set(NEEDS) | TARGETLESS | RESIDUALS | set(TOO_SMALL)) <= set(kinds("objectives"))
 
 
 @pytest.mark.parametrize("objective", [kind for kind in kinds("objectives") if kind not in TOO_SMALL])
@@ -48,9 +50,14 @@ def test_every_search_with_every_objective(search, objective):
     decoder = toy_decoders()["image"]
     target = None if objective in TARGETLESS else decoder.decode(decoder.space.draw(2, rng.generator(3)))
     found = {"kind": search, **FAST.get(search, {})}
-    if installed().get("searches", search).needs_gradient and objective == "blackbox":
+    kind = installed().kinds("searches")[search]
+    if kind.needs_gradient and objective == "blackbox":
         with pytest.raises(lo.GradientError, match="'blackbox'"):
             lo.optimize(decoder, objectives=[build(objective)], search=found)
+        return
+    if kind.needs_residuals and objective not in RESIDUALS:
+        with pytest.raises(lo.ConfigError, match=f"no residuals of '{objective}': use adam or"):
+            lo.optimize(decoder, target=target, objectives=[build(objective)], search=found)
         return
     result = lo.optimize(
         decoder, target=target, objectives=[build(objective)], starts=[{"kind": "prior", "n": 4}], search=found
@@ -67,7 +74,8 @@ def test_every_search_with_every_objective(search, objective):
 def test_every_search_on_every_kind_of_design(search, name):
     decoder = toy_decoders()[name]
     target = decoder.decode(decoder.space.draw(1, rng.generator(3)))[0]
-    objective = "cross_entropy" if name == "tokens" else "mse"
+    squares = installed().kinds("searches")[search].needs_residuals
+    objective = "cross_entropy" if name == "tokens" and not squares else "mse"
     result = lo.optimize(
         decoder, target=target, objectives=objective, starts=[{"kind": "prior", "n": 3}],
         search={"kind": search, **FAST.get(search, {})},

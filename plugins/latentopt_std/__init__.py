@@ -8,6 +8,7 @@ from latentopt import DecoderConfig, InterpolatorConfig, ObjectiveConfig, Sample
 from latentopt_std.adam import Adam
 from latentopt_std.cmaes_search import CMAES
 from latentopt_std.decoders import Digits, ModuleDecoder
+from latentopt_std.earlier_run import EarlierRun
 from latentopt_std.interpolators import Lerp, Slerp, Spline
 from latentopt_std.langevin import Langevin
 from latentopt_std.latent_terms import Anchor, Diversity, PriorTerm
@@ -47,6 +48,7 @@ __all__ = [
     "CrossEntropy",
     "Digits",
     "Diversity",
+    "EarlierRun",
     "EncodedSampler",
     "FittedSampler",
     "Huber",
@@ -88,6 +90,7 @@ def latentopt_register_samplers() -> Sequence[type[SamplerConfig]]:
         AroundSampler,
         FittedSampler,
         EncodedSampler,
+        EarlierRun,
     ]
 
 

@@ -80,7 +80,7 @@ class LevenbergMarquardtSearch:
         problem.require_residuals(self.config.kind_name(), ("another gradient search",))
         z_ND = problem.project(z_ND)
         n, blank_N = len(z_ND), z_ND.new_zeros(len(z_ND))
-        note = problem.linearizer.way(self.krylov).note
+        note = problem.linearizer.way.note
         state = LevenbergMarquardtState(
             z_ND=z_ND,
             target_N=target_N,

@@ -133,11 +133,15 @@ def _is_simple(annotation: str) -> bool:
     return all(part.strip() in (*_SIMPLE, "None") for part in annotation.split("|"))
 
 
-def make_sampler(sampler: SamplerName, options: dict[str, Any], seed: int) -> optuna.samplers.BaseSampler:
-    """A new sampler; Optuna seeds NumPy's old generator, which takes 32 bits."""
+def make_sampler(
+    sampler: SamplerName, options: dict[str, Any], seed: int, begin: dict[str, float] | None = None
+) -> optuna.samplers.BaseSampler:
+    """A new sampler, which begins at `begin` where it can. Optuna seeds NumPy's old generator, which takes 32 bits."""
     import optuna
 
     given = {"scramble": True, **options} if sampler == "qmc" else options
+    if sampler == "cmaes" and begin is not None:
+        given = {"x0": begin, **options}
     made: optuna.samplers.BaseSampler = getattr(optuna.samplers, _CLASSES[sampler])(seed=seed % 2**32, **given)
     return made
 
@@ -188,29 +192,39 @@ class Study:
             made = make_sampler(sampler, options, seed)
             self.study = optuna.create_study(directions=directions, sampler=made)
         self.asked: list[optuna.trial.Trial] = []
+        self.begin: dict[str, float] | None = None
 
     def add(self, told: Told) -> None:
-        """The starts as finished trials, at the nearest place within the span."""
+        """The starts as finished trials, at the nearest place within the span.
+
+        `cmaes` and `nsgaii` pass over trials that they did not ask for: the first begins at the best start, the other has
+        the starts in its first population, where they are judged once more.
+        """
         import optuna
 
         for point, values, violation, failed in self._values(told):
             if failed:
-                trial = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
-            else:
-                place = point.clip(-self.span, self.span)
-                trial = optuna.trial.create_trial(
-                    values=values,
-                    params=dict(zip(self.distributions, place.tolist(), strict=True)),
-                    distributions=self.distributions,
-                    constraints=None if violation is None else {"violation": violation},
-                )
+                self.study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+                continue
+            place = dict(zip(self.distributions, point.clip(-self.span, self.span).tolist(), strict=True))
+            trial = optuna.trial.create_trial(
+                values=values,
+                params=place,
+                distributions=self.distributions,
+                constraints=None if violation is None else {"violation": violation},
+            )
             self.study.add_trial(trial)
+            if self.sampler == "nsgaii":
+                self.study.enqueue_trial(place)
+        known = [trial for trial in self.study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+        if self.sampler == "cmaes" and known:
+            self.begin = dict(min(known, key=lambda trial: trial.values[0]).params)
 
     def ask(self, n: int, seed: int) -> NDArray[np.float64]:
         """n points `(n, K)`."""
         with quiet():
             if self.sampler != "qmc":
-                self.study.sampler = make_sampler(self.sampler, self.options, seed)
+                self.study.sampler = make_sampler(self.sampler, self.options, seed, self.begin)
             self.asked = [self.study.ask(self.distributions) for _ in range(n)]
         return np.array([[trial.params[name] for name in self.distributions] for trial in self.asked])
 

@@ -203,9 +203,12 @@ def test_a_constraint_is_met():
     assert best.square().sum() < 3.0
 
 
-def test_a_decoder_without_gradients_is_searched():
+def test_optuna_is_the_default_where_there_are_no_gradients_and_a_row_is_dear(monkeypatch):
     decoder = lo.Decoder(lambda z: z.detach().round(), latent_shape=(2,), device="cpu", dtype=torch.float32)
-    found = lo.optimize(decoder, objectives=lambda c: c.designs.sum(1), starts="mean", search="optuna")
+    monkeypatch.setattr("latentopt.auto._EXPENSIVE_SECONDS", 0.0)
+    found = lo.optimize(decoder, objectives=lambda c: c.designs.sum(1), starts="mean")
+    assert found.history[0]["name"] == "optuna"
+    assert "so few can be afforded" in found.notes[0]
     assert found.losses[0] < -2
 
 
