@@ -227,7 +227,7 @@ def test_a_latent_of_rank_three_is_searched_in_32_coordinates():
     search.step(problem, state)
     w = (state.z_ND - state.centre_D) / state.scale_D
     assert torch.allclose(w @ state.basis_DK @ state.basis_DK.T, w, atol=1e-4), "points lie in the subspace"
-    assert len(next(iter(state.optimizers)).distributions) == 32
+    assert len(state.optimizers.optimizers[0].distributions) == 32
 
 
 def test_the_jacobians_subspace_beats_a_random_one_and_stays_in_the_region():
