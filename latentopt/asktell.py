@@ -213,7 +213,7 @@ class AskTell:
 def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) -> tuple[Told, Floats]:
     """What optimizers are told, and the figures `(2, N)` that rank rows: the one copy from the device."""
     rows = [evaluation.loss_M, evaluation.merit_M, evaluation.violation_M]
-    front = getattr(problem, "pareto", False)
+    front = problem.pareto
     if front:
         rows += list(problem.objectives(evaluation).T)
     if isinstance(points_NK, Tensor):  # their coordinates are known on the device alone

@@ -145,6 +145,8 @@ class _Drive:
                     raise
                 if run.started:
                     run.note_best()
+            finally:
+                run.finish()
             self._note_end(run, how, index, z_ND)
             if self.stopped == "interrupted":
                 break

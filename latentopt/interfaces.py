@@ -177,7 +177,8 @@ class Search(Protocol):
     so with a method `step_rows(problem, n_rows)`. One that keeps what an earlier step learnt of the merit (gradients,
     curvature) has a method `changed(problem, state)`: the driver calls it when it has replaced `state.steering`, and the
     search evaluates anew at `z_ND`, forgets what no longer holds, and clears `done_N`. Without it, such a search minimizes
-    the loss plus a fixed penalty.
+    the loss plus a fixed penalty. One that holds something open has a method `finish(state)`, called once it has ended,
+    however it ended.
     """
 
     n_steps: int

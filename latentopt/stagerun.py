@@ -104,6 +104,12 @@ class StageRun:
             self._round_cost = self.clock.rows - before
         self.started = True
 
+    def finish(self) -> None:
+        """Lets the search close what it holds open, however it ended."""
+        finish = getattr(self.stage.search, "finish", None)
+        if finish is not None and self.started:
+            finish(self.state)
+
     def handed_over(self) -> Best:
         """The best of every row, with the multipliers that it has come to; of draws, each row as it is now."""
         best, state = self.best, self.state

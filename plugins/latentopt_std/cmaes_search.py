@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentopt import AllTargets, AskTell, Coordinates, Decoder, Problem, RowNoise, Search, SearchConfig, Told
+from latentopt import AllTargets, AskTell, AskTellOptimizers, Coordinates, Decoder, Problem, RowNoise, Search, Told
 from latentopt_std.evolution import Strategies
+from latentopt_std.recording import SPAN, RecordedSearch
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +29,7 @@ _LOOK = 8  # generations
 _FLAT, _SMALL, _SKEW, _WIDE = 1e-6, 1e-5, 1e7, 1e4
 
 
-class CMAES(SearchConfig):
+class CMAES(RecordedSearch):
     """CMA-ES (Hansen and Ostermeier 2001) on all latent values, without gradients: `evaluations` rows a target.
 
     Begins at the best start, with a step of `sigma` standard deviations of the prior. `covariance`: `full` learns how
@@ -52,9 +53,11 @@ class CMAES(SearchConfig):
     def build(self, decoder: Decoder) -> Search:
         population = self.population or 4 + math.floor(3 * math.log(decoder.dim))
         separable = self.covariance == "separable" or (self.covariance == "auto" and decoder.dim > _FULL_UP_TO)
+        recording = self.recording(f"{decoder.name} {self.kind}")
 
-        def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> Populations:
-            return Populations(chart.count, len(targets), population, self.sigma, separable, self.restarts)
+        def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> AskTellOptimizers:
+            made = Populations(chart.count, len(targets), population, self.sigma, separable, self.restarts)
+            return made if recording is None else recording.of(made, problem, rng, targets, SPAN, chart.count)
 
         return AskTell(AllTargets(make), self.evaluations, population)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,12 +12,25 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Generator
 
-from latentopt import AskTell, Coordinates, Decoder, LatentSpace, Problem, Search, SearchConfig, Told
+from latentopt import (
+    AllTargets,
+    AskTell,
+    AskTellOptimizers,
+    Coordinates,
+    Decoder,
+    LatentSpace,
+    OneATarget,
+    Problem,
+    RowNoise,
+    Search,
+    Told,
+)
+from latentopt_std.recording import SPAN, RecordedSearch
 
 _LARGEST_BATCH = 64  # rows a target; the best so many are kept, and a copy to the host is cheap beside decoding them
 
 
-class RandomSearch(SearchConfig):
+class RandomSearch(RecordedSearch):
     """The best of `evaluations` points a target: the starts, then draws straight from the decoder's prior.
 
     It learns nothing, so what another search gains over it is that search's merit. The `batch` best points of each
@@ -32,7 +46,17 @@ class RandomSearch(SearchConfig):
     def build(self, decoder: Decoder) -> Search:
         batches = math.ceil(self.evaluations / _LARGEST_BATCH)
         batch = self.batch or self.evaluations // batches
-        return AskTell(lambda coordinates, seed: PriorDraws(decoder.space), self.evaluations, batch, latent_values)
+        recording = self.recording(f"{decoder.name} {self.kind}")
+
+        def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> AskTellOptimizers:
+            made = OneATarget([PriorDraws(decoder.space) for _ in targets], targets, chart.count)
+            if recording is None:
+                return made
+            like = torch.zeros(1)
+            reach = float((problem.space.mean(like).abs() + SPAN * problem.space.std(like)).max())
+            return recording.of(made, problem, rng, targets, reach, chart.count)
+
+        return AskTell(AllTargets(make), self.evaluations, batch, latent_values)
 
 
 def latent_values(problem: Problem, seed: int) -> Coordinates:

@@ -31,7 +31,7 @@ class _Kit(SearchConformance):
 
 
 class TestTPE(_Kit):
-    config = OptunaSearch(evaluations=40)
+    config = OptunaSearch(sampler="tpe", evaluations=40)
 
 
 class TestCMAES(_Kit):
@@ -171,7 +171,8 @@ def test_learning_samplers_beat_random_ones_on_four_coordinates(sampler):
 def test_a_start_that_is_the_answer_is_kept_and_learned_from():
     decoder = toy_decoders()["vector"]
     answer = decoder.space.draw(1, rng.generator(3))
-    found = lo.optimize(decoder, target=decoder.decode(answer), starts=answer, search=OptunaSearch(evaluations=20))
+    found = lo.optimize(decoder, target=decoder.decode(answer), starts=answer,
+                        search=OptunaSearch(sampler="tpe", evaluations=20))  # fmt: skip
     assert torch.allclose(found.latents[0], answer[0])
     assert found.losses[0] == pytest.approx(0, abs=1e-10)
 
@@ -195,7 +196,7 @@ def test_a_constraint_is_met():
     decoder = toy_decoders()["vector"]
     problem_wall = Term("wall", lambda c: c.latents[:, 0], Bound(at_least=1.0))
     problem = Problem(decoder, [Term("size", lambda c: c.latents.square().sum(1))], constraints=[problem_wall])
-    stage = Stage("optuna", OptunaSearch(evaluations=100).build(decoder))
+    stage = Stage("optuna", OptunaSearch(sampler="tpe", evaluations=100).build(decoder))
     zero = torch.zeros(1, dtype=torch.long)
     found = drive(problem, torch.zeros(1, 3), zero, [stage], clock=Clock(problem, Budget()), seed=0)
     best = found.z_ND[0]
@@ -220,6 +221,78 @@ def test_a_box_prior_is_searched_to_its_walls_and_no_further():
     assert 0.95 < state.z_ND.abs().max() <= 1.0 + 1e-6
 
 
+# ---------------------------------------------------------------------- several objectives
+
+
+def front_problem(decoder, **options):
+    """Distances to two points: the front is the line between them."""
+    ends = torch.zeros(2, 3)
+    ends[0, 0], ends[1, 0] = -1.0, 1.0
+    terms = [
+        Term("left", lambda c: (c.latents - ends[0]).square().sum(1)),
+        Term("right", lambda c: 2 - (c.latents - ends[1]).square().sum(1), "maximize", 3.0),
+    ]
+    return Problem(decoder, terms, pareto=True, **options)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "nsgaii", "random"])
+def test_a_front_is_told_every_terms_weighted_loss(sampler):
+    decoder = toy_decoders()["vector"]
+    problem = front_problem(decoder)
+    search = OptunaSearch(sampler=sampler, evaluations=8, batch=2).build(decoder)
+    state = search.init(problem, torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+    search.step(problem, state)
+    (study,) = (one.study for one in state.optimizers.optimizers)
+    assert len(study.directions) == 2
+    assert len(study.trials) == 4
+    for trial in study.trials:
+        u = torch.tensor([trial.params[name] for name in sorted(trial.params)])
+        left, right = (u - torch.tensor([[-1.0, 0, 0], [1, 0, 0]])).square().sum(1).tolist()
+        assert trial.values == pytest.approx([left, -3 * (2 - right)], rel=1e-4, abs=1e-5)
+
+
+def test_nsgaii_comes_nearer_to_a_front_than_random_points():
+    decoder = toy_decoders()["vector"]
+
+    def distance_from_the_line(sampler):
+        problem = front_problem(decoder)
+        stage = Stage("optuna", OptunaSearch(sampler=sampler, evaluations=400, batch=50).build(decoder))
+        zero = torch.zeros(1, dtype=torch.long)
+        found = drive(problem, torch.zeros(1, 3), zero, [stage], clock=Clock(problem, Budget()), seed=0)
+        return float(found.z_ND[:, 1:].norm(dim=1).mean())
+
+    assert distance_from_the_line("nsgaii") < 0.8 * distance_from_the_line("random")
+
+
+def test_constraints_of_a_front_reach_the_samplers_that_treat_them():
+    decoder = toy_decoders()["vector"]
+    wall = Term("wall", lambda c: c.latents[:, 1], Bound(at_least=1.0))
+    problem = front_problem(decoder, constraints=[wall])
+    for sampler, known in (("nsgaii", True), ("random", False)):
+        search = OptunaSearch(sampler=sampler, evaluations=4, batch=2).build(decoder)
+        state = search.init(problem, torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+        trials = state.optimizers.optimizers[0].study.trials
+        assert [bool(trial.constraints) for trial in trials] == [known] * len(trials)
+
+
+def test_a_front_point_with_one_lost_objective_is_a_failed_trial():
+    study = Study("nsgaii", {}, 3.0, 2, seed=0, objectives=2)
+    objectives = np.array([[1.0, 2.0], [np.nan, np.nan]])
+    loss = objectives.sum(1)
+    study.tell(Told(study.ask(2, 0), loss, loss, None, objectives))
+    assert [t.state for t in study.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert study.study.trials[0].values == [1.0, 2.0]
+
+
+def test_a_front_is_refused_by_the_sampler_that_has_one_number():
+    decoder = toy_decoders()["vector"]
+    search = OptunaSearch(sampler="cmaes", evaluations=4, batch=2).build(decoder)
+    with pytest.raises(
+        lo.ConfigError, match="cmaes sampler minimizes one number and a front has several: use nsgaii, tpe, gp, qmc"
+    ):
+        search.init(front_problem(decoder), torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+
+
 # ---------------------------------------------------------------------- options, silence, imports
 
 
@@ -232,14 +305,14 @@ def test_an_unknown_option_names_the_known_ones(sampler):
 
 def test_a_misspelt_option_is_guessed():
     with pytest.raises(lo.ConfigError, match="did you mean 'n_startup_trials'"):
-        OptunaSearch(sampler_options={"n_startup_trails": 3}).build(toy_decoders()["vector"])
+        OptunaSearch(sampler="tpe", sampler_options={"n_startup_trails": 3}).build(toy_decoders()["vector"])
 
 
 def test_the_seed_is_the_runs_own():
     with pytest.raises(
         lo.ConfigError, match="sampler_options takes no 'seed': samplers are seeded by the run's own seed"
     ):
-        OptunaSearch(sampler_options={"seed": 3}).build(toy_decoders()["vector"])
+        OptunaSearch(sampler="tpe", sampler_options={"seed": 3}).build(toy_decoders()["vector"])
 
 
 def test_a_value_that_the_sampler_refuses_is_its_own_words():
@@ -250,7 +323,7 @@ def test_a_value_that_the_sampler_refuses_is_its_own_words():
 
 def test_options_reach_the_sampler_with_their_types():
     config = OptunaSearch.model_validate(
-        {"sampler_options": {"n_startup_trials": 3, "multivariate": False, "n_ei_candidates": 8}}
+        {"sampler": "tpe", "sampler_options": {"n_startup_trials": 3, "multivariate": False, "n_ei_candidates": 8}}
     )
     study = Study(config.sampler, config.sampler_options, 3.0, 2, seed=0)
     study.ask(1, 0)
@@ -269,8 +342,38 @@ def test_a_deprecated_option_is_said_once_when_built_and_not_in_the_run():
     assert len(found.z_ND) == 10
 
 
+def test_options_need_a_named_sampler():
+    with pytest.raises(lo.ConfigError, match="sampler_options belong to one sampler: name it, one of tpe, cmaes, gp"):
+        OptunaSearch(sampler_options={"n_startup_trials": 3}).build(toy_decoders()["vector"])
+
+
+@pytest.mark.parametrize(("pareto", "sampler"), [(False, "cmaes"), (True, "tpe")])
+def test_auto_takes_a_sampler_that_can(pareto, sampler):
+    decoder = toy_decoders()["vector"]
+    problem = front_problem(decoder) if pareto else Problem(decoder, [Term("sum", lambda c: c.designs.sum(1))])
+    search = OptunaSearch(evaluations=20).build(decoder)
+    assert search.batch == 10
+    state = search.init(problem, torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), rng.RowNoise(0, 0, 1))
+    assert [study.sampler for study in state.optimizers.optimizers] == [sampler]
+
+
+def test_gp_asks_for_one_at_a_time():
+    assert OptunaSearch(sampler="gp").build(toy_decoders()["vector"]).batch == 1
+
+
+def test_cmaes_begins_at_the_best_start():
+    start = np.array([[1.0, -1.0, 2.0], [0.5, 0.5, 0.5], [np.nan, 0, 0]])
+    study = Study("cmaes", {}, 3.0, 3, seed=0)
+    study.add(told(start, [4.0, 3.0, np.nan]))
+    points = [study.ask(10, 0)]
+    study.tell(told(points[0], bowl(points[0] - 0.5)))
+    points.append(study.ask(10, 1))
+    assert abs(np.concatenate(points)[1:] - start[1]).max() < 2, "within a few steps of 0.3"
+    assert abs(np.concatenate(points)[1:] - start[1]).mean() < 0.4
+
+
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="'tpe', 'cmaes', 'gp', 'qmc', 'nsgaii' or 'random'"):
+    with pytest.raises(ValueError, match="'auto', 'tpe', 'cmaes', 'gp', 'qmc', 'nsgaii' or 'random'"):
         OptunaSearch(sampler="bayes")
 
 
@@ -293,7 +396,7 @@ def test_optuna_says_nothing_and_keeps_its_settings(capfd):
 
 def test_optuna_is_imported_only_when_a_search_is_built():
     code = (
-        "import sys, latentopt_std, latentopt.api; c = latentopt_std.OptunaSearch(); print('optuna' in sys.modules); "
+        "import sys, latentopt_std, latentopt.api; c = latentopt_std.OptunaSearch(sampler='tpe'); print('optuna' in sys.modules); "
         "from latentopt.testing import toy_decoders; c.build(toy_decoders()['vector']); print('optuna' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
