@@ -131,7 +131,7 @@ def train(
     encoder, decoder = build(name)
     for network in (encoder, decoder):
         widen(network)
-        network.to(memory_format=torch.channels_last)  # trains 1.2 times as fast
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # trains 1.2 times as fast
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=plan.lr)
     steps = plan.epochs * -(-len(images := pictures(0)) // plan.batch)
