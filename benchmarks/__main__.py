@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-ALL = ("engine", "memory", "blocks", "learning_rate", "lbfgs_options")
+ALL = ("engine", "memory", "blocks", "learning_rate", "lbfgs_options", "decoder_options")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The decoder's options for speed on the trained convolutional decoder: what each gains, and what it costs in the final loss."""
+"""The decoder's options for speed on a convolutional decoder: what each gains, and what it does to the final loss."""
 
 from __future__ import annotations
 
@@ -72,13 +72,21 @@ def main() -> None:
     for i, options in enumerate(OPTIONS):
         ratios = [f"{statistics.median((found[i] / found[0]).tolist()):.3f}" for found in losses.values()]
         each = seconds[i] / len(z_ND)
-        rows.append((written(options), f"{each * 1e6:.0f}", f"{seconds[0] / seconds[i]:.2f}x", f"{making[i]:.1f}", *ratios))
-    header = ["options", "loss and gradient, us a row", "faster", "to make the decoder, s", *(f"{n}: loss" for n in SEARCHES)]
+        rows.append(
+            (written(options), f"{each * 1e6:.0f}", f"{seconds[0] / seconds[i]:.2f}x", f"{making[i]:.1f}", *ratios)
+        )
+    header = [
+        "options",
+        "loss and gradient, us a row",
+        "faster",
+        "to make the decoder, s",
+        *(f"{n}: loss" for n in SEARCHES),
+    ]
     size = sum(p.numel() for p in plain.module.parameters()) / 1e6  # type: ignore[attr-defined]
     text = (
-        f"The trained decoder `conv` (64 values to 3 x 64 x 64, {size:.1f} million weights, batch norms), {len(z_ND)} rows at once. "
-        f"Losses: the best of {STARTS} starts on each of {TARGETS} held-out designs, decoded again in float32, over that without "
-        "options; the median of the targets."
+        f"The trained decoder `conv` (64 values to 3 x 64 x 64, {size:.1f} million weights, batch norms), {len(z_ND)} rows at "
+        f"once. Losses: the best of {STARTS} starts on each of {TARGETS} held-out designs, decoded again in float32, over that "
+        "without options; the median of the targets."
     )
     write_section("decoder options", f"{text}\n\n{table(header, rows)}")
 

@@ -187,7 +187,7 @@ class Decoder:
             return
         self._depth += 1
         try:
-            with modules.frozen(modules.modules_of(self.module, self.encoder)):
+            with modules.frozen(modules.modules_of(self.module, self.encoder)), self.speedups.settings():
                 yield
         finally:
             self._depth -= 1
@@ -328,7 +328,7 @@ class Decoder:
             if plain.differentiable:
                 z_ND = draws.clone().requires_grad_(True)
                 with torch.enable_grad():
-                    torch.autograd.grad(self.forward(z_ND).sum(), z_ND)
+                    torch.autograd.grad(self.forward(z_ND).sum(), z_ND, retain_graph=True)  # as the engine's checks do
                 self.rows.backward += len(draws)
             with torch.no_grad():
                 return self.forward(draws)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,6 +79,14 @@ class Speedups:
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of the products inside a module whose own is `dtype`."""
         return torch.bfloat16 if self.precision == "bfloat16" else dtype
+
+    def settings(self) -> AbstractContextManager[Any]:
+        """What decoding and gradients happen in: a compiled module keeps its buffers, for gradients may be taken twice."""
+        if not self.compile:
+            return nullcontext()
+        functorch = importlib.import_module("torch._functorch.config")  # torch's own error text names it
+        patch: AbstractContextManager[Any] = functorch.patch(donated_buffer=False)
+        return patch
 
     def applied(
         self, module: _Module, exercise: Callable[[_Module], Tensor], device: torch.device, name: str

