@@ -7,7 +7,19 @@ import sys
 
 import torch
 
-ALL = ("engine", "memory", "blocks", "learning_rate", "lbfgs_options", "lm_options", "auto_plan", "searches", "quality")
+ALL = (
+    "engine",
+    "memory",
+    "blocks",
+    "learning_rate",
+    "lbfgs_options",
+    "lm_options",
+    "decoder_options",
+    "auto_plan",
+    "searches",
+    "quality",
+    "gradient_free",
+)
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from latentopt import modules, outputs
+from latentopt import modules, outputs, rng
 from latentopt.arrayfield import Array
 from latentopt.errors import ConfigError, DecoderError, EncoderError, OutOfMemoryError, ShapeError
 from latentopt.fitting import check_against, check_fit, fit_prior
@@ -24,6 +24,7 @@ from latentopt.latent import Evidence, LatentSpace
 from latentopt.models import config_error
 from latentopt.priors import Normal, PriorBase
 from latentopt.probing import Probe, probe, tolerances
+from latentopt.speedups import Speedups
 
 
 class LatentoptWarning(UserWarning):
@@ -58,6 +59,14 @@ class Decoder:
         block_rows: how many rows are decoded at once; `None` chooses by the design's size (docs/performance.md).
         value_range: what black and white of a picture are for this decoder, `(0, 1)` or for example `(-1, 1)`.
         name: what results and errors call it.
+        precision: `"bfloat16"` runs the module, and nothing else, under `torch.autocast`: latents, designs, losses and
+            gradients stay in float32. `"float32"` leaves a module in its own precision.
+        channels_last: keep the weights of 2-d and 3-d convolutions in torch's channels-last memory format.
+        fold_batch_norm: write each batch norm into the linear or convolutional layer that it directly follows.
+        compile: `torch.compile` the module, which takes from seconds to a minute each time a decoder is made.
+
+    The last four are for speed; docs/performance.md has what each gains, and its effect on the final loss. For
+    `channels_last` and `fold_batch_norm` a copy of the module is run, with the weights that it has now.
 
     Raises:
         DecoderError: the module rejects its latents, or returns something that is not one finite design a row.
@@ -81,6 +90,10 @@ class Decoder:
         block_rows: int | None = None,
         value_range: tuple[float, float] = (0.0, 1.0),
         name: str | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        channels_last: bool = False,
+        fold_batch_norm: bool = False,
+        compile: bool = False,  # noqa: A002  # torch's own word
     ) -> None:
         if not callable(module):
             raise DecoderError(f"a decoder must be an nn.Module or a callable, got {type(module).__name__}")
@@ -89,6 +102,7 @@ class Decoder:
         if not value_range[0] < value_range[1]:
             raise ConfigError(f"value_range must be (low, high) with low < high, got {tuple(value_range)}")
         self.module, self.encoder = module, encoder
+        self._run = module  # what is run for it
         self.name: str = name or str(getattr(module, "__name__", type(module).__name__))
         self.output, self.encoder_output = output, encoder_output
         self.value_range = value_range
@@ -99,6 +113,8 @@ class Decoder:
         self._spares_latents = False  # whether the module writes into its input, which must then be a copy
         self.device, self.dtype = modules.device_and_dtype(module, device, dtype, self.name)
         self._conditions = {key: self._condition(value) for key, value in (conditions or {}).items()}
+        self.speedups = Speedups(precision, channels_last, fold_batch_norm, compile)
+        self.speedups.check(module, self.device, self.dtype, self.name)
         choice = _prior_choice(prior)
         self.space = LatentSpace(
             _latent_shape(latent_shape),
@@ -113,7 +129,9 @@ class Decoder:
         self._has_gradient = True
         with self.frozen():
             self.probe = probe(self)
-        self._shape, self._has_gradient = self.probe.design_shape, self.probe.differentiable
+            self._shape, self._has_gradient = self.probe.design_shape, self.probe.differentiable
+            if self.speedups.wanted:
+                self._speed_up()
         self._heed(self.probe)
         if encoder is not None:
             self._check_encoder()
@@ -143,6 +161,11 @@ class Decoder:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        """The precision of the products inside the module: its own, or bfloat16 where that was asked."""
+        return self.speedups.compute_dtype(self.dtype)
+
+    @property
     def block_rows(self) -> int:
         """Rows decoded at once. Halved for good when memory runs out, which `notes` then says."""
         return self._block_rows or self._default_block_rows
@@ -164,7 +187,7 @@ class Decoder:
             return
         self._depth += 1
         try:
-            with modules.frozen(modules.modules_of(self.module, self.encoder)):
+            with modules.frozen(modules.modules_of(self.module, self.encoder)), self.speedups.settings():
                 yield
         finally:
             self._depth -= 1
@@ -181,8 +204,9 @@ class Decoder:
         if self._spares_latents:
             latents = latents.clone()
         conditions = {key: _repeated(value, n) for key, value in self._conditions.items()} if self._conditions else {}
-        designs = outputs.pick(self.module(latents, **conditions), self.output, "decoder")
-        return outputs.as_designs(designs, n, self._shape, latents, self.name)
+        designs = outputs.pick(self._run(latents, **conditions), self.output, "decoder")
+        designs = outputs.as_designs(designs, n, self._shape, latents, self.name)
+        return designs.contiguous() if self.speedups.channels_last else designs  # so that view() works as it did
 
     def decode(self, latents: Tensor) -> Tensor:
         """Designs `(N, *design_shape)` of latents `(N, *latent_shape)` or `(N, D)`, block by block, without a graph."""
@@ -293,6 +317,33 @@ class Decoder:
         if not isinstance(value, Tensor):
             return value
         return value.detach().to(device=self.device, dtype=self.dtype if value.is_floating_point() else None)
+
+    def _speed_up(self) -> None:
+        """Puts what the options make of the module in its place, and looks again."""
+        plain = self.probe
+        draws = self.space.draw(plain.rows, rng.generator(0)).to(device=self.device, dtype=self.latent_dtype)
+
+        def exercise(run: Callable[..., Any]) -> Tensor:
+            self._run = run
+            if plain.differentiable:
+                z_ND = draws.clone().requires_grad_(True)
+                with torch.enable_grad():
+                    torch.autograd.grad(self.forward(z_ND).sum(), z_ND, retain_graph=True)  # as the engine's checks do
+                self.rows.backward += len(draws)
+            with torch.no_grad():
+                return self.forward(draws)
+
+        self._run, notes = self.speedups.applied(self.module, exercise, self.device, self.name)
+        self.notes.extend(notes)
+        try:
+            self.probe = probe(self)
+            lost = self.probe.gradient_note if plain.differentiable else ""
+        except DecoderError as error:
+            lost = outputs.first_line(error)
+        if lost:
+            raise ConfigError(
+                f"decoder {self.name!r} works, but not with {self.speedups.wanted} ({lost}): leave that out"
+            )
 
     def _heed(self, probe: Probe) -> None:
         for text in probe.warnings(self):

@@ -204,7 +204,7 @@ class Linearizer:
         """
         count, m = v_CMD.shape[:2]
         length_CM1 = (v_CMD / self.decoder.space.std(z)).norm(dim=2, keepdim=True).clamp(min=_TINY)
-        moved_CMD = z + v_CMD * (torch.finfo(self.decoder.dtype).eps ** 0.5 / length_CM1)
+        moved_CMD = z + v_CMD * (torch.finfo(self.decoder.compute_dtype).eps ** 0.5 / length_CM1)
         square_CM = v_CMD.square().sum(2).clamp(min=_TINY)
         taken_CM = ((moved_CMD - z) * v_CMD).sum(2) / square_CM  # the step as it was rounded
         index = torch.arange(m, device=z.device).repeat(count)

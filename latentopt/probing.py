@@ -42,7 +42,7 @@ class Probe:
     def warnings(self, decoder: Decoder) -> list[str]:
         """What may not be what was meant, a sentence each."""
         found = []
-        name, (call, row) = decoder.name, tolerances(decoder.dtype, decoder.device)
+        name, (call, row) = decoder.name, tolerances(decoder.compute_dtype, decoder.device)
         if self.broken_rows:
             found.append(
                 f"decoder {name!r} returns NaN or infinite values for {self.broken_rows} of {self.rows} draws from its "

@@ -32,7 +32,7 @@ FLOORS = {
         "projection",
         "regions",
     ],
-    1: ["modules", "outputs", "memory", "fitting", "probing", "decoder"],
+    1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
     2: ["interfaces", "called", "steering", "tangents"],
     3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "optimizers", "auto"],

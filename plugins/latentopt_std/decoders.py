@@ -105,6 +105,8 @@ class ModuleDecoder(DecoderConfig):
     encoder_attribute: the part that encodes; found beside `attribute` where it is called likewise; `false` for none.
     device, dtype: where the network is put and what its numbers become; its own precision where none is given. Latents and
         losses stay in float32 (in float64 for a float64 network).
+    precision, channels_last, fold_batch_norm, compile: for speed, off by default (docs/performance.md). `bfloat16` runs a
+        float32 network under `torch.autocast`.
     The other fields are those of `Decoder`; `data` are known designs that the prior is fitted to or checked against.
     Raises `InputFileError`, `DecoderError` and `ConfigError` that say what does not fit.
     """
@@ -126,6 +128,10 @@ class ModuleDecoder(DecoderConfig):
     block_rows: int | None = Field(default=None, ge=1)
     device: str = "cpu"
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    fold_batch_norm: bool = False
+    compile: bool = False
 
     def build(self) -> Decoder:
         device = as_device(self.device)
@@ -156,6 +162,10 @@ class ModuleDecoder(DecoderConfig):
                 block_rows=self.block_rows,
                 value_range=self.value_range,
                 name=self.factory.name,
+                precision=self.precision,
+                channels_last=self.channels_last,
+                fold_batch_norm=self.fold_batch_norm,
+                compile=self.compile,
             )
         except EncoderError as error:
             if found_as:
