@@ -53,10 +53,10 @@ def against_optuna() -> None:
         ours, stock, times = list[float](), list[float](), list[tuple[float, float]]()
         search = CMAES(evaluations=2000)
         for seed, target in enumerate(shaped):
-            a = timed(lambda t=target, s=seed: stock_loop(decoder.module, t, 20, 2000, s), stock)
+            a = timed(lambda t=target, s=seed, d=decoder: stock_loop(d.module, t, 20, 2000, s), stock)
             b = timed(
-                lambda t=target, s=seed, d=decoder: float(
-                    lo.optimize(d, target=t, starts="mean", search=search, seed=s).losses[0]
+                lambda t=target, s=seed, d=decoder, one=search: float(
+                    lo.optimize(d, target=t, starts="mean", search=one, seed=s).losses[0]
                 ),
                 ours,
             )
@@ -96,8 +96,8 @@ def many_latents(evaluations: int = 500) -> None:
         a = timed(lambda t=target, s=seed: stock_loop(net, t, 512, evaluations, s, use_separable_cma=True), stock)
         search = CMAES(evaluations=evaluations)
         b = timed(
-            lambda t=target, s=seed: float(
-                lo.optimize(decoder, target=t, starts="mean", search=search, seed=s).losses[0]
+            lambda t=target, s=seed, one=search: float(
+                lo.optimize(decoder, target=t, starts="mean", search=one, seed=s).losses[0]
             ),
             ours,
         )
@@ -127,7 +127,9 @@ def many_targets(evaluations: int = 2000) -> None:
         target_N = torch.arange(16).repeat_interleave(batch)
         problem = _problem(decoder, targets)
 
-        def only_decode(problem: lo.Problem = problem, z_ND: Tensor = z_ND, target_N: Tensor = target_N) -> None:
+        def only_decode(
+            problem: lo.Problem = problem, z_ND: Tensor = z_ND, target_N: Tensor = target_N, batch: int = batch
+        ) -> None:
             with problem.decoder.frozen():
                 for _ in range(evaluations // batch):
                     problem.value(z_ND, target_N)

@@ -14,19 +14,21 @@ _Search = dict[str, Any]
 Searches = list[_Search | list[_Search]]
 _TIMED = 2  # rows whose price is measured
 _KEEP = 4  # basins a target that are polished
-_MODEL_DIM = 64  # latent values up to which a model of a dear objective can be of use
+_MODEL_DIM = 32  # latent values up to which Optuna's samplers take all of them as coordinates
 _LEAST_STEPS, _MOST_FACTOR = 10, 4.0
-# A row that costs more than this is expensive: then a model of the objective is worth its own time (docs/performance.md)
+# A Gaussian process takes about this long to ask for a point (docs/performance.md, "Without gradients"): where a row takes
+# longer, 80 of its points are worth more than 200 of CMA-ES.
 _EXPENSIVE_SECONDS = 0.1
-_CHEAP_EVALUATIONS, _DEAR_EVALUATIONS = 2000, 200
+_CHEAP_EVALUATIONS, _DEAR_EVALUATIONS = 2000, 80
 
 
 def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches, str]:
     """The searches of `auto` for this problem, and in words what was chosen and why.
 
     `rows` is the run's budget, None for none; `n_starts` the rows that begin, all targets. What is chosen follows from the
-    problem, but for the price of a row where there are no gradients, which is measured. Every figure behind it is in
-    docs/performance.md under "What auto chooses".
+    problem, but for the price of a row where there are no gradients, which is measured. The figures behind it stand in
+    docs/performance.md, under "What auto chooses" and "Without gradients"; fronts and the steps of constraints were tried by
+    hand.
     """
     if problem.without_gradient:
         return _without_gradients(problem, rows)
@@ -47,9 +49,8 @@ def _with_gradients(problem: Problem) -> tuple[Searches, str]:
         why = "there are gradients, and multipliers of constraints need time to settle in one search"
         return [{"kind": "lbfgs", "steps": 200}], why
     if problem.has_residuals and not problem.across_rows:
-        return [
-            {"kind": "lbfgs", "steps": 200}
-        ], "the loss is a smooth sum of squares, on which nothing else took fewer decodes"
+        why = "the loss is a sum of squares, on which it took the fewest decodes to the best known"
+        return [{"kind": "lbfgs", "steps": 200}], why
     race: list[_Search] = [
         {"kind": "lbfgs", "steps": 100, "keep": _KEEP},
         {"kind": "adam", "lr": 0.3, "steps": 100, "keep": _KEEP},
@@ -62,14 +63,15 @@ def _without_gradients(problem: Problem, rows: int | None) -> tuple[Searches, st
     seconds, names = _seconds_a_row(problem), ", ".join(map(repr, problem.without_gradient))
     each = None if rows is None else max(1, rows // problem.targets)
     why = f"no gradient reaches the latents from {names}"
+    if problem.pareto:
+        size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
+        search: _Search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": size, "batch": 50}
+        return [search], f"auto chose optuna's NSGA-II: {why}, and a front is asked for"
     if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _MODEL_DIM:
         size = min(_DEAR_EVALUATIONS, each or _DEAR_EVALUATIONS)
-        search: _Search = {"kind": "optuna", "sampler": "tpe", "evaluations": size}
-        return [search], f"auto chose optuna's TPE: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
+        search = {"kind": "optuna", "sampler": "gp", "evaluations": size}
+        return [search], f"auto chose optuna's GP: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
     size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
-    if problem.pareto:
-        search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": size, "batch": 50}
-        return [search], f"auto chose optuna's NSGA-II: {why}, and a front is asked for"
     return [{"kind": "cmaes", "evaluations": size}], f"auto chose cmaes: {why}, and a row takes {seconds:.2g} s"
 
 

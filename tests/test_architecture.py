@@ -139,7 +139,7 @@ def test_nothing_unpickles_or_uses_global_random_state(path):
 
 
 def test_only_the_planning_names_plugins_by_kind():
-    kinds = {"adam", "optuna", "mse", "slerp"}
+    kinds = {"adam", "lbfgs", "levenberg_marquardt", "langevin", "optuna", "cmaes", "mse", "slerp"}
     for path in CORE.glob("*.py"):
         if path.stem in (
             "planning",

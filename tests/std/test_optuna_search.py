@@ -396,7 +396,8 @@ def test_optuna_says_nothing_and_keeps_its_settings(capfd):
 
 def test_optuna_is_imported_only_when_a_search_is_built():
     code = (
-        "import sys, latentopt_std, latentopt.api; c = latentopt_std.OptunaSearch(sampler='tpe'); print('optuna' in sys.modules); "
+        "import sys, latentopt_std, latentopt.api; c = latentopt_std.OptunaSearch(sampler='tpe'); "
+        "print('optuna' in sys.modules); "
         "from latentopt.testing import toy_decoders; c.build(toy_decoders()['vector']); print('optuna' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
