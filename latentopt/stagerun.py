@@ -113,15 +113,16 @@ class StageRun:
     def handed_over(self) -> Best:
         """The best of every row, with the multipliers that it has come to; of draws, each row as it is now."""
         best, state = self.best, self.state
-        if state.draws and not self._compacted:
-            evaluation = state.evaluation
+        if state.draws:
+            evaluation, old = state.evaluation, best.take(state.row_id_N)
             ok_N = torch.isfinite(evaluation.loss_M) & torch.isfinite(evaluation.violation_M)
-            best = best._replace(
-                z_ND=torch.where(ok_N[:, None], state.z_ND, best.z_ND),
-                loss_N=torch.where(ok_N, evaluation.loss_M, best.loss_N),
-                violation_N=torch.where(ok_N, evaluation.violation_M, best.violation_N),
-                step_N=torch.where(ok_N, state.step, best.step_N),
+            now = old._replace(
+                z_ND=torch.where(ok_N[:, None], state.z_ND, old.z_ND),
+                loss_N=torch.where(ok_N, evaluation.loss_M, old.loss_N),
+                violation_N=torch.where(ok_N, evaluation.violation_M, old.violation_N),
+                step_N=torch.where(ok_N, state.step, old.step_N),
             )
+            best = best.put(state.row_id_N, now)
         return best._replace(steering=state.steering)
 
     def loop(

@@ -94,3 +94,18 @@ def test_a_row_that_turned_nan_keeps_its_last_good_place():
 def test_a_temperature_is_asked_for():
     with pytest.raises(lo.ConfigError, match=r"task.search.0.temperature: Field required"):
         lo.optimize(linear_decoder(), target=AIM, search="langevin")
+
+
+def test_lost_chains_leave_the_batch_and_the_others_are_draws_all_the_same():
+    def loss(c):
+        return torch.where(c.latents[:, 0] > 1.0, torch.nan, c.latents.square().sum(1))
+
+    decoder = linear_decoder()
+    z = rng.randn(200, 3, rng.generator(0))
+    broken = z[:, 0] > 1.0
+    assert 20 < broken.sum() < 60, "enough to be worth leaving out"
+    search = Langevin(temperature=1.0, steps=80)
+    result = lo.optimize(decoder, objectives=[loss], starts=z, region="free", search=search)
+    assert result.diverged == broken.sum()
+    assert len(result) == 200 - int(broken.sum())
+    assert (result.best_steps == 80).all(), "where each chain ends, not the best that it passed"
