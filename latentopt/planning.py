@@ -15,10 +15,11 @@ from latentopt.decoder import Decoder
 from latentopt.driver import Entry
 from latentopt.errors import ConfigError
 from latentopt.interfaces import ObjectiveConfig, SamplerConfig, SearchConfig
-from latentopt.problem import Problem, build_terms
+from latentopt.problem import Problem
 from latentopt.regions import default_region
 from latentopt.registry import installed
 from latentopt.stagerun import Stage, Stop
+from latentopt.terms import build_terms
 
 # What is used where a run does not say. Here and in auto.py alone does the core know plugins by name.
 DEFAULTS: dict[str, Any] = {

@@ -33,10 +33,11 @@ from latentopt.interfaces import (
     SearchConfig,
     SearchState,
 )
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball, Region
 from latentopt.rng import RowNoise
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 
 # ---------------------------------------------------------------------- decoders to test on
 

@@ -33,7 +33,7 @@ FLOORS = {
         "regions",
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
-    2: ["interfaces", "called", "steering", "tangents"],
+    2: ["interfaces", "called", "steering", "tangents", "terms"],
     3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "optimizers", "auto"],
     5: ["config", "result"],

@@ -12,9 +12,10 @@ from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
 from latentopt.driver import drive
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, ToyNet
 from latentopt_std import RandomSearch
 

@@ -281,7 +281,7 @@ def test_warnings_are_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, monkeypatch, request):
     @contextmanager
     def watch(*_, **__):
         def look(report):
@@ -292,6 +292,8 @@ def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, m
 
     monkeypatch.setattr(progress, "watch", watch)
     before = signal.getsignal(signal.SIGTERM)
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ctrl_c))
     search = "{kind: adam, steps: 40}"
     options = ["--search", search, "--starts", "mean", "--out", tmp_path / "out", "--json"]
     found = call("optimize", "-d", "digits", "-t", three, *options, code=code)

@@ -12,8 +12,9 @@ from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import ToyNet, toy_decoders
 from latentopt_std import Adam
 

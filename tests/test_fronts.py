@@ -18,10 +18,11 @@ from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.guidance import first_steering, next_steering, simplex
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.ranking import Best
 from latentopt.stagerun import Stage
 from latentopt.steering import AUGMENTATION, SMOOTHING, Steering, tchebycheff
+from latentopt.terms import Term
 from latentopt.testing import NoHostSync
 from latentopt_std import Adam
 

@@ -11,8 +11,9 @@ from latentopt.budget import Budget, Clock
 from latentopt.config import json_schema, make_config, read_config
 from latentopt.driver import drive
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import toy_decoders
 from latentopt_std import Adam, RandomSearch
 

@@ -12,10 +12,11 @@ from latentopt import rng
 from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball, Box, Region, Sphere
 from latentopt.stagerun import Stage
 from latentopt.steering import Steering
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, ToyImages
 from latentopt_std import LBFGS, Adam
 from latentopt_std.lbfgs import _times_inverse_hessian
