@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -19,7 +20,11 @@ _LEAST_STEPS, _MOST_FACTOR = 10, 4.0
 # A Gaussian process takes about this long to ask for a point (docs/performance.md, "Without gradients"): where a row takes
 # longer, 80 of its points are worth more than 200 of CMA-ES.
 _EXPENSIVE_SECONDS = 0.1
-_CHEAP_EVALUATIONS, _DEAR_EVALUATIONS = 2000, 80
+_DEAR_EVALUATIONS = 80
+# CMA-ES finds more of a rugged objective with populations twice the usual, and then 5000 evaluations gain more than 2000 do;
+# above this price of a row they would take longer than half a minute ("What auto chooses").
+_CHEAP_SECONDS = 0.005
+_CHEAP_EVALUATIONS, _EVALUATIONS, _WIDER = 5000, 2000, 2
 
 
 def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches, str]:
@@ -27,8 +32,7 @@ def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches,
 
     `rows` is the run's budget, None for none; `n_starts` the rows that begin, all targets. What is chosen follows from the
     problem, but for the price of a row where there are no gradients, which is measured. The figures behind it stand in
-    docs/performance.md, under "What auto chooses" and "Without gradients"; fronts and the steps of constraints were tried by
-    hand.
+    docs/performance.md, under "What auto chooses" and "Without gradients".
     """
     if problem.without_gradient:
         return _without_gradients(problem, rows)
@@ -64,15 +68,19 @@ def _without_gradients(problem: Problem, rows: int | None) -> tuple[Searches, st
     each = None if rows is None else max(1, rows // problem.targets)
     why = f"no gradient reaches the latents from {names}"
     if problem.pareto:
-        size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
+        size = min(_EVALUATIONS, each or _EVALUATIONS)
         search: _Search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": size, "batch": 50}
         return [search], f"auto chose optuna's NSGA-II: {why}, and a front is asked for"
     if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _MODEL_DIM:
         size = min(_DEAR_EVALUATIONS, each or _DEAR_EVALUATIONS)
         search = {"kind": "optuna", "sampler": "gp", "evaluations": size}
         return [search], f"auto chose optuna's GP: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
-    size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
-    return [{"kind": "cmaes", "evaluations": size}], f"auto chose cmaes: {why}, and a row takes {seconds:.2g} s"
+    most = _CHEAP_EVALUATIONS if seconds < _CHEAP_SECONDS else _EVALUATIONS
+    size = min(most, each or most)
+    search = {"kind": "cmaes", "evaluations": size}
+    if size == _CHEAP_EVALUATIONS:
+        search["population"] = _WIDER * (4 + math.floor(3 * math.log(problem.space.dim)))
+    return [search], f"auto chose cmaes ({size} evaluations): {why}, and a row takes {seconds:.2g} s"
 
 
 def _seconds_a_row(problem: Problem) -> float:
