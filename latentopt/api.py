@@ -32,7 +32,8 @@ from latentopt.outputs import describe
 from latentopt.paths import path_points
 from latentopt.planning import DEFAULTS, plan, rows_kept
 from latentopt.problem import Problem
-from latentopt.result import Cost, Draws, Result, new_folder
+from latentopt.result import Cost, Draws, Result, load, new_folder
+from latentopt.runfolder import RunFolder, differences, new_run, old_run, read_config_json
 from latentopt.starts import build_starts
 
 OnReport = Callable[[Report], object]
@@ -163,36 +164,99 @@ def run_with(
     config: RunConfig, decoder: Decoder, *, out: str | Path | None = None, on_report: OnReport | None = None
 ) -> Result | Draws:
     """Run a config on a decoder that is built already."""
+    task = config.task
+    if isinstance(task, OptimizeTask):
+        if out is None:
+            return _optimize(config, task, decoder, on_report)
+        with new_run(out) as folder:
+            return _optimize(config, task, decoder, on_report, folder)
+    draw = _sample if isinstance(task, SampleTask) else _interpolate
     if out is None:
-        return _run_task(config, decoder, on_report)
+        return draw(config, task, decoder)  # type: ignore[arg-type]
     made = not Path(out).exists()
-    folder = new_folder(out)  # before the work, not after it
+    path = new_folder(out)  # before the work, not after it
     try:
-        found = _run_task(config, decoder, on_report)
-        found.save(folder)
+        found = draw(config, task, decoder)  # type: ignore[arg-type]
+        found.save(path)
     finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+        if made and not any(path.iterdir()):
+            path.rmdir()
     return found
 
 
-def _run_task(config: RunConfig, decoder: Decoder, on_report: OnReport | None) -> Result | Draws:
-    task = config.task
-    if isinstance(task, OptimizeTask):
-        return _optimize(config, task, decoder, on_report)
-    if isinstance(task, SampleTask):
-        return _sample(config, task, decoder)
-    return _interpolate(config, task, decoder)
+def resume(
+    folder: str | Path,
+    *,
+    decoder: Any = None,
+    objectives: Any = None,
+    constraints: Any = None,
+    budget: Any = None,
+    on_report: OnReport | None = None,
+) -> Result:
+    """Go on with a run that was kept in a folder and then killed, interrupted, or ended by its budget.
+
+    It ends with the same bits as a run that was never stopped. A run that is finished is loaded; so is one that its budget
+    ended, unless `budget` gives it more.
+
+    Args:
+        folder: what `out` was.
+        decoder, objectives, constraints: those that were given in Python, which no file can hold.
+        budget: a larger budget in place of the run's own.
+        on_report: called with a `Report` as the run goes on.
+
+    Raises `ConfigError` where the decoder, the targets or the rest of the config are not those of the run, or another process
+    is at work on it; `InputFileError` where its files are damaged.
+    """
+    with old_run(folder) as kept:
+        plain = read_config_json(kept.path)
+        data = {**plain, "task": dict(plain.get("task") or {})}
+        if decoder is not None:
+            decoder = load_decoder(decoder)
+            data["decoder"] = decoder
+        data["task"] |= _given(objectives=objectives, constraints=constraints)
+        data |= _given(budget=budget)
+        config = make_config(data, folder=kept.path, where=str(kept.path))
+        task = config.task
+        if not isinstance(task, OptimizeTask):
+            raise ConfigError(f"{folder} holds no optimize run: only those are resumed")
+        here, held = config.to_dict({}), plain["task"]
+        given = _given(objectives=objectives, constraints=constraints)
+        changed = [one for name in given for one in differences(held.get(name), here["task"].get(name), f"task.{name}")]
+        changed += _less(plain.get("budget") or {}, here.get("budget") or {})
+        if changed:
+            raise ConfigError(f"resume refused: the config differs in {', '.join(changed)}; start a new run instead")
+        if kept.about["status"] in ("finished", "budget") and here.get("budget") == plain.get("budget"):
+            return load(folder)
+        return _optimize(config, task, load_decoder(decoder or config.decoder), on_report, kept)
+
+
+def _less(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Where a budget is less than it was: a run that is resumed may only be given more."""
+    small = [name for name in ("rows", "seconds") if new.get(name, math.inf) < (old.get(name) or math.inf)]
+    return [f"budget.{name} ({old.get(name)} -> {new[name]}, which is less)" for name in small]
 
 
 # ---------------------------------------------------------------------- the three tasks
 
 
-def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report: OnReport | None) -> Result:
+def _optimize(
+    config: RunConfig,
+    task: OptimizeTask,
+    decoder: Decoder,
+    on_report: OnReport | None,
+    folder: RunFolder | None = None,
+) -> Result:
     planned = plan(config, decoder)
     config, problem = planned.config, planned.problem
     filled = cast(OptimizeTask, config.task)
     targets = None if task.target is None else decoder.as_designs(task.target)
+    notes = planned.notes
+    if folder is not None and folder.begun:
+        notes = folder.go_on(decoder, targets)
+    elif folder is not None:
+        arrays: dict[str, Tensor] = {}
+        plain = config.to_dict(arrays)
+        folder.begin(plain, arrays, decoder, targets, notes)
     if decoder.encoder is not None:
         realism.reference(decoder)  # once a decoder, before the run's clock starts
     clock = Clock(problem, config.budget)
@@ -203,13 +267,25 @@ def _optimize(config: RunConfig, task: OptimizeTask, decoder: Decoder, on_report
     with memory.room(
         needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"
     ):
-        outcome = drive(problem, z_ND, target_N, planned.stages, clock=clock, seed=config.seed, on_report=on_report)
-    outcome.notes[:0] = planned.notes
+        outcome = drive(
+            problem,
+            z_ND,
+            target_N,
+            planned.stages,
+            clock=clock,
+            seed=config.seed,
+            on_report=on_report if folder is None else folder.watching(on_report),
+            checkpoints=None if folder is None else folder.checkpoints,
+        )
+    outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
     odd = _range_note(decoder, targets)
     if odd:
         warnings.warn(odd, LatentoptWarning, stacklevel=5)
         outcome.notes.append(odd)
-    return _result(config, problem, outcome, clock, targets, task)
+    found = _result(config, problem, outcome, clock, targets, task)
+    if folder is not None:
+        folder.finish(found)
+    return found
 
 
 def _range_note(decoder: Decoder, targets: Tensor | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +59,7 @@ class AskTellState(SearchState):
 
     whole: ClassVar[frozenset[str]] = frozenset({"centre_D", "scale_D", "basis_DK"})
     rows_restart: ClassVar[bool] = True
+    made_again: ClassVar[frozenset[str]] = frozenset({"rng", "optimizers", "remarks", "targets"})
 
     held_2N: Floats
     centre_D: Tensor
@@ -66,6 +69,30 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
+    told: list[
+        list[Floats | None]
+    ]  # what optimizers were told of each step's points, without the points: for checkpoints
+
+    def saved(self) -> dict[str, Any]:
+        """The same, with what was told in one array a figure."""
+        found = super().saved()
+        columns = list(zip(*self.told, strict=True))
+        found["told"] = [None if part[0] is None else np.stack(part) for part in columns]
+        keeps = getattr(self.optimizers, "saved", None)
+        return found if keeps is None else {**found, "optimizers": keeps()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Become the state that was saved. Optimizers are asked and told again what they were: no decode, and no pickle."""
+        fields = {name: value for name, value in saved.items() if name not in ("told", "optimizers")}
+        super().restore({**fields, "told": []})
+        counts = [len(self.z_ND) // len(self.targets)] * len(self.targets)
+        again = getattr(self.optimizers, "told_again", None)
+        with nullcontext() if again is None else again(saved["optimizers"]):
+            for step in range(1, self.step + 1):
+                points_NK = self.optimizers.ask(counts, functools.partial(self.rng.seed_for, step))
+                figures = [None if column is None else column[step - 1] for column in saved["told"]]
+                self.told.append(figures)
+                self.optimizers.tell(Told(points_NK, *figures), counts)  # type: ignore[arg-type]
 
     @property
     def notes(self) -> Sequence[str]:
@@ -140,7 +167,7 @@ class AskTell:
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
-            filled, found, figures_2M = self._ask_and_tell(problem, chart, optimizers, missing, rng, 0, z, more)
+            filled, found, figures_2M, _ = self._ask_and_tell(problem, chart, optimizers, missing, rng, 0, z, more)
             z, target = torch.cat([z, filled]), torch.cat([target, more])
             evaluation, figures_2N = Evaluation.join([evaluation, found]), np.concatenate([figures_2N, figures_2M], 1)
         best_N = _best_rows(figures_2N, target.cpu().numpy(), targets, self.batch)
@@ -160,6 +187,7 @@ class AskTell:
             optimizers=optimizers,
             rng=rng,
             remarks=chart.notes,
+            told=[],
         )
 
     def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
@@ -175,9 +203,10 @@ class AskTell:
         assert isinstance(state, AskTellState)
         state.step += 1
         counts = [self.batch] * len(state.targets)
-        z_ND, evaluation, figures_2N = self._ask_and_tell(
+        z_ND, evaluation, figures_2N, told = self._ask_and_tell(
             problem, state.coordinates, state.optimizers, counts, state.rng, state.step, state.z_ND, state.target_N
         )
+        state.told.append(list(told[1:]))
         rows_N = _places(figures_2N, state.held_2N, len(counts))
         state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
         rows = torch.from_numpy(rows_N).to(z_ND.device)
@@ -200,14 +229,14 @@ class AskTell:
         step: int,
         like: Tensor,
         target_N: Tensor,
-    ) -> tuple[Tensor, Evaluation, Floats]:
-        """Latents, evaluation and figures of so many new points a target, all in one batch."""
+    ) -> tuple[Tensor, Evaluation, Floats, Told]:
+        """Latents, evaluation, figures, and what was told of so many new points a target, all in one batch."""
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
         evaluation = problem.value(z_ND, target_N)
         told, figures_2N = _told(problem, points_NK, evaluation)
         optimizers.tell(told, counts)
-        return z_ND, evaluation, figures_2N
+        return z_ND, evaluation, figures_2N, told
 
 
 def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) -> tuple[Told, Floats]:

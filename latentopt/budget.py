@@ -30,6 +30,12 @@ class Clock:
         rows = self.problem.decoder.rows
         self._forward, self._backward = rows.forward, rows.backward
 
+    def set(self, forward: int, backward: int, seconds: float) -> None:
+        """Go on from what a checkpoint had used."""
+        rows = self.problem.decoder.rows
+        self._forward, self._backward = rows.forward - forward, rows.backward - backward
+        self.started = time.perf_counter() - seconds
+
     @property
     def forward(self) -> int:
         """Forward rows used."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from latentopt import memory
 from latentopt.archive import SIZE, Archive
-from latentopt.budget import Clock, Report
+from latentopt.budget import Budget, Clock, Report
+from latentopt.checkpoints import Checkpoints
 from latentopt.errors import ConfigError, DivergedError
+from latentopt.interrupts import Interrupts
 from latentopt.problem import Problem
 from latentopt.ranking import Best, distinct, ranked
 from latentopt.stagerun import Stage, StageRun, final_rows
@@ -50,6 +53,7 @@ def drive(
     clock: Clock,
     seed: int,
     on_report: Callable[[Report], object] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Runs the stages in order on starts `(N, D)` for their targets `(N,)`, each from the best rows of the one before.
 
@@ -57,8 +61,23 @@ def drive(
     that are left, and the best distinct rows of all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
     the best so far. The final evaluation of the returned rows is kept within the budget. Raises `ConfigError` where the
     budget does not cover the starts, `DivergedError` where no row has a finite loss.
+
+    With `checkpoints` the run goes on from the newest of them, and writes more; the starts must be those of the run
+    that wrote them. It then ends with the same bits as one that was never stopped.
     """
-    return _Drive(problem, stages, clock, seed, on_report).run(z_ND, target_N)
+    return _Drive(problem, stages, clock, seed, on_report, checkpoints).run(z_ND, target_N)
+
+
+@dataclass
+class _Here:
+    """A stage at work: rows and seconds when it began; of its searches that have ended, the best rows, how, and what to say
+    if all rows are lost."""
+
+    index: int
+    began: tuple[int, float]
+    found: list[Best] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    why: str = ""
 
 
 class _Drive:
@@ -71,8 +90,10 @@ class _Drive:
         clock: Clock,
         seed: int,
         on_report: Callable[[Report], object] | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.problem, self.clock, self.seed, self.on_report = problem, clock, seed, on_report
+        self.checkpoints, self.interrupts = checkpoints, Interrupts()
         self.stages = [[entry] if isinstance(entry, Stage) else list(entry) for entry in stages]
         self.history: list[Report] = []
         self.notes: list[str] = []
@@ -86,9 +107,15 @@ class _Drive:
         unknown_N = torch.full((len(z_ND),), torch.inf, dtype=z_ND.dtype, device=z_ND.device)
         starts = Best(z_ND, unknown_N, unknown_N, torch.zeros_like(target_N), target_N)
         memory.keep_freed_memory()
-        with self.problem.decoder.frozen():
+        saved = None if self.checkpoints is None else self.checkpoints.newest(self.problem.decoder.device)
+        if saved is not None:
+            best = self._resumed(saved)
+        with self.problem.decoder.frozen(), self.interrupts:
             for index, entrants in enumerate(self.stages):
-                found = self._stage(index, entrants, best or starts, first=best is None)
+                if saved is not None and index < saved["stage"]:
+                    continue
+                here = saved if saved is not None and index == saved["stage"] else None
+                found = self._stage(index, entrants, best or starts, first=best is None, saved=here)
                 best = found or best
                 if self.stopped != "finished":
                     break
@@ -109,53 +136,135 @@ class _Drive:
             reference_TK=self.reference_TK,
         )
 
-    def _stage(self, index: int, entrants: list[Stage], starts: Best, *, first: bool) -> Best | None:
-        """One stage, whole: the best rows that go on from it; None where the budget ended before it."""
-        z_ND, runs = starts.z_ND, list[StageRun]()
-        began = (self.clock.rows, self.clock.seconds)
+    def _stage(
+        self, index: int, entrants: list[Stage], starts: Best, *, first: bool, saved: dict[str, Any] | None = None
+    ) -> Best | None:
+        """One stage, whole: the best rows that go on from it; None where the budget ended before it.
+
+        `saved` is a checkpoint that was written within it.
+        """
+        z_ND = starts.z_ND
         reserve = final_rows(self.problem, self._most_kept(entrants, len(z_ND)))
-        ended = []
+        began = (self.clock.rows, self.clock.seconds)
+        here = _Here(index, began) if saved is None else _Here(index, tuple(saved["began"]), *saved["here"])
         for entrant, stage in enumerate(entrants):
-            least = final_rows(self.problem, self._most_kept(entrants, len(z_ND), steps=False))
-            least += self._first(stage, len(z_ND))
-            share = self.clock.share(entrant, len(entrants), reserve, began) if len(entrants) > 1 else None
-            if not self.clock.allows(least, share):
-                if first and not runs and entrant + 1 == len(entrants):
-                    raise ConfigError(
-                        f"a budget of {self.clock.budget.rows} rows does not cover {len(z_ND)} starts and their final "
-                        f"evaluation, which take {least}, after {self.clock.forward} rows of screening and encoding: "
-                        "raise budget.rows"
-                    )
-                ended.append("budget")
+            if saved is not None and entrant < saved["entrant"]:
+                continue
+            share = self.clock.share(entrant, len(entrants), reserve, here.began) if len(entrants) > 1 else None
+            resumed = saved is not None and entrant == saved["entrant"]
+            if not resumed and not self._covered(stage, entrants, len(z_ND), share):
+                if first and not here.found and entrant + 1 == len(entrants):
+                    self._refuse(stage, entrants, len(z_ND))
+                here.ended.append("budget")
                 self.notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
                 continue
             run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
-            how = ""
-            try:
-                run.start()
-                runs.append(run)
-                self._note_start(run, len(entrants))
-                how = run.loop(self.history, self.on_report, reserve, share)
-                ended.append(how)
-            except KeyboardInterrupt:
-                self.stopped = "interrupted"
-                if run.started and run not in runs:
-                    runs.append(run)
-                if not runs and first:
-                    raise
-                if run.started:
-                    run.note_best()
-            finally:
-                run.finish()
+            how = self._entrant(run, entrants, here, starts, reserve, share, saved if resumed else None)
+            if run.started:
+                here.found.append(run.handed_over())
+                here.why = run.why_all_diverged()
+            elif first and not here.found:
+                raise KeyboardInterrupt
             self._note_end(run, how, index, z_ND)
-            if self.stopped == "interrupted":
+            if how == "interrupted":
+                self.stopped = how
                 break
-        over = len(ended) == len(entrants) and all(one == "budget" for one in ended)
+            here.ended.append(how)
+        over = len(here.ended) == len(entrants) and all(one == "budget" for one in here.ended)
         if over and self.stopped == "finished":
             self.stopped = "budget"
-            if runs and index + 1 < len(self.stages):
+            if here.found and index + 1 < len(self.stages):
                 self.notes[-1] += "; the stages after it did not run"
-        return self._handed_over(runs, entrants, len(z_ND)) if runs else None
+        return self._handed_over(here, entrants, len(z_ND)) if here.found else None
+
+    def _entrant(
+        self,
+        run: StageRun,
+        entrants: list[Stage],
+        here: _Here,
+        starts: Best,
+        reserve: int,
+        share: Budget | None,
+        saved: dict[str, Any] | None,
+    ) -> str:
+        """One search of a stage, from its start or from a checkpoint; how it ended."""
+
+        def between(over: bool) -> bool:
+            asked = self.interrupts.asked
+            if self.checkpoints is not None and (asked or over or self.checkpoints.due()):
+                self.checkpoints.save(self._state(run, here, None if here.index == 0 else starts))
+            return asked
+
+        try:
+            run.start()
+            if saved is None:
+                self._note_start(run, len(entrants))
+            else:
+                self._restore(run, saved)
+            return run.loop(self.history, self.on_report, reserve, share, between, resumed=saved is not None)
+        except KeyboardInterrupt:  # the second one, or in a thread or program that keeps signals to itself
+            if run.started:
+                run.note_best()
+            return "interrupted"
+        finally:
+            run.finish()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _state(self, run: StageRun, here: _Here, before: Best | None) -> dict[str, Any]:
+        """Everything that the rest of the run depends on. `before` is what the stage began with, None for the starts."""
+        archive = self.archive
+        return {
+            "stage": run.index,
+            "entrant": run.entrant,
+            "began": here.began,
+            "here": [here.found, here.ended, here.why],
+            "before": before,
+            "run": run.saved(),
+            "clock": [self.clock.forward, self.clock.backward, self.clock.seconds],
+            "history": [dict(vars(report)) for report in self.history],
+            "notes": self.notes,
+            "kept": self.kept,
+            "diverged": self.diverged,
+            "archive": None if archive is None else [archive.best, archive.losses_NK],
+            "reference": self.reference_TK,
+        }
+
+    def _resumed(self, saved: dict[str, Any]) -> Best | None:
+        """What the stage of a checkpoint began with, None for the starts; the run's own records as they were."""
+        self.history = [Report(**entry) for entry in saved["history"]]
+        self.notes, self.kept, self.diverged = saved["notes"], saved["kept"], saved["diverged"]
+        self._set_archive(saved)
+        before: Best | None = saved["before"]
+        return before
+
+    def _restore(self, run: StageRun, saved: dict[str, Any]) -> None:
+        """Bring a stage that has just begun to where the checkpoint left it."""
+        run.restore(saved["run"])
+        self._set_archive(saved)  # which the start added to
+        self.clock.set(*saved["clock"])
+
+    def _set_archive(self, saved: dict[str, Any]) -> None:
+        self.reference_TK = saved["reference"]
+        if self.archive is not None and saved["archive"] is not None:
+            self.archive.best, self.archive.losses_NK = saved["archive"]
+
+    # ------------------------------------------------------------------ rows and what they cost
+
+    def _covered(self, stage: Stage, entrants: list[Stage], starts: int, share: Budget | None) -> bool:
+        """Whether the budget covers the beginning of a search and the final evaluation."""
+        return self.clock.allows(self._least(stage, entrants, starts), share)
+
+    def _least(self, stage: Stage, entrants: list[Stage], starts: int) -> int:
+        least = final_rows(self.problem, self._most_kept(entrants, starts, steps=False))
+        return least + self._first(stage, starts)
+
+    def _refuse(self, stage: Stage, entrants: list[Stage], starts: int) -> NoReturn:
+        raise ConfigError(
+            f"a budget of {self.clock.budget.rows} rows does not cover {starts} starts and their final "
+            f"evaluation, which take {self._least(stage, entrants, starts)}, after {self.clock.forward} rows of screening and "
+            "encoding: raise budget.rows"
+        )
 
     def _first(self, stage: Stage, starts: int) -> int:
         """Rows that a search takes to begin."""
@@ -208,11 +317,11 @@ class _Drive:
             where = f"at step {run.state.step} of {stage.search.n_steps}"
             self.notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}")
 
-    def _handed_over(self, runs: list[StageRun], entrants: list[Stage], starts: int) -> Best:
+    def _handed_over(self, here: _Here, entrants: list[Stage], starts: int) -> Best:
         """The best rows of all entrants, ranked: as many a target as are to be kept, the front where there is one."""
-        found = ranked(Best.join([run.handed_over() for run in runs]))
+        found = ranked(Best.join(here.found))
         if not len(found.loss_N):
-            raise DivergedError(runs[-1].why_all_diverged())
+            raise DivergedError(here.why)
         keep = self._keep(entrants, starts)
         best = found if keep is None else distinct(found, keep, self.problem.space.std(found.z_ND))
         if self.archive is None or self.archive.best is None or not len(self.archive.best.loss_N):

@@ -138,6 +138,7 @@ class SearchState:
     """
 
     whole: ClassVar[frozenset[str]] = frozenset()
+    made_again: ClassVar[frozenset[str]] = frozenset({"rng"})  # fields that are no numbers, and that `init` makes alike
     rows_restart: ClassVar[bool] = False  # ask/tell: each step's rows are new points, so a NaN ends no row
     draws: ClassVar[bool] = False  # a sampler's rows are draws: what counts is where they end, not the best they passed
 
@@ -158,6 +159,17 @@ class SearchState:
         """The tensors that are not by rows, by field: they are saved with the run."""
         found = {name: getattr(self, name) for name in self.whole}
         return {name: value for name, value in sorted(found.items()) if isinstance(value, Tensor)}
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, by field: tensors, numbers, words. What `init` makes again is left out."""
+        return {
+            one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name not in self.made_again
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Become the state that was saved, from one that `init` just made of the same starts."""
+        for name, value in saved.items():
+            setattr(self, name, value)
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (indices), in this order."""

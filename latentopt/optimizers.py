@@ -64,7 +64,8 @@ class AskTellOptimizers(Protocol):
     """Minimizes for all T targets at once: the same, with the points of all targets in one array, target by target.
 
     `counts` says how many of the points are each target's. One that has something to close has a method `finish()`,
-    called when the search ends, however it ends.
+    called when the search ends, however it ends. One that keeps something of its own in a checkpoint has a method `saved()`
+    for it, and a context manager `told_again(saved)` that surrounds asking and telling it all that it was asked and told.
     """
 
     def add(self, told: Told, counts: Sequence[int]) -> None:

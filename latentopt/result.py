@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from latentopt import store
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.realism import Realism
 
 SCHEMA = 1
-_TENSORS, _SUMMARY, _CONFIG, _HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
+_TENSORS, _SUMMARY, CONFIG, HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
 _ARRAYS = "arrays.safetensors"  # the name that the Array field writes into a saved config
 
 # Answers that count as different, as shares of how far apart two draws of the prior lie in latents and in designs. On the
@@ -224,6 +224,15 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new folder. Raises `ConfigError` where it exists and holds something."""
+        path = new_folder(folder)
+        save_config(path, self.config, self.arrays)
+        store.write(path / HISTORY, "".join(json.dumps(entry) + "\n" for entry in self.history).encode())
+        self.write(path)
+        store.write_manifest(path)
+        return path
+
+    def write(self, path: Path) -> None:
+        """Write tensors and summary into a folder that is there, in the place of older ones."""
         tensors = {name: getattr(self, name) for name in _ROW_FIELDS}
         tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
@@ -241,14 +250,8 @@ class Result:
             "realism": facts,
             "terms": list(self.terms),
         }
-        path = new_folder(folder)
-        with _writing(path):
-            save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
-            _save_config(path, self.config, self.arrays)
-            with (path / _HISTORY).open("w") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in self.history)
-            write_json(path / _SUMMARY, about)
-        return path
+        _save_tensors(path / _TENSORS, tensors)
+        store.write_json(path / _SUMMARY, about)
 
 
 _OPTIONAL = ("cycle_error", "nearest_known")
@@ -295,10 +298,10 @@ class Draws:
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         if self.times is not None:
             tensors["times"] = self.times
-        with _writing(path):
-            save_file({name: value.contiguous() for name, value in tensors.items()}, path / _TENSORS)
-            _save_config(path, self.config, self.arrays)
-            write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
+        _save_tensors(path / _TENSORS, tensors)
+        save_config(path, self.config, self.arrays)
+        store.write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
+        store.write_manifest(path)
         return path
 
 
@@ -320,34 +323,25 @@ def new_folder(folder: str | Path) -> Path:
     return path
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a full disk and the like into an `InputFileError`."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        text = str(error).strip().splitlines()[0]
-        raise InputFileError(f"cannot write into {path} ({text}): free some space, or choose another place") from error
-
-
-def _save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
-    write_json(path / _CONFIG, config)
+def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+    """Write a run's config, and the numbers that it holds by value."""
     if arrays:
-        save_file({name: value.contiguous().cpu() for name, value in arrays.items()}, path / _ARRAYS)
+        _save_tensors(path / _ARRAYS, arrays)
+    store.write_json(path / CONFIG, config)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Plain data as indented JSON."""
-    path.write_text(json.dumps(data, indent=2) + "\n")
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    store.write(path, save({name: value.contiguous().cpu() for name, value in tensors.items()}))
 
 
 def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
+    store.check_manifest(path)
     try:
         about = json.loads((path / _SUMMARY).read_text())
-        config = json.loads((path / _CONFIG).read_text())
-        history = [json.loads(line) for line in (path / _HISTORY).read_text().splitlines()]
+        config = json.loads((path / CONFIG).read_text())
+        history = [json.loads(line) for line in (path / HISTORY).read_text().splitlines()]
         tensors = load_file(path / _TENSORS)
         arrays = load_file(path / _ARRAYS) if (path / _ARRAYS).exists() else {}
     except FileNotFoundError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,13 @@ class Stage(NamedTuple):
     search: Search
     keep: int | None = None
     stop: Stop = Stop()
+
+
+# What a checkpoint holds of the loop, beside the search's own state.
+_LOOP = (
+    *("best", "ok_N", "target_N", "failed_N", "_reached_N", "_compacted", "_rounds"),
+    *("_step_cost", "_round_cost", "_alive", "_active", "_short"),
+)
 
 
 class _Seen(NamedTuple):
@@ -104,6 +111,23 @@ class StageRun:
             self._round_cost = self.clock.rows - before
         self.started = True
 
+    def saved(self) -> dict[str, Any]:
+        """All that the loop needs to go on from the step just taken."""
+        return {
+            "state": self.state.saved(),
+            "pending": [list(one) for one in self._pending],
+            "levels": [list(one) for one in self._levels],
+            **{name: getattr(self, name) for name in _LOOP},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from there, after `start` on the same rows."""
+        self.state.restore(saved["state"])
+        self._pending = [_Seen(*one) for one in saved["pending"]]
+        self._levels = deque((step, loss_N) for step, loss_N in saved["levels"])
+        for name in _LOOP:
+            setattr(self, name, saved[name])
+
     def finish(self) -> None:
         """Lets the search close what it holds open, however it ended."""
         finish = getattr(self.stage.search, "finish", None)
@@ -131,22 +155,30 @@ class StageRun:
         on_report: Callable[[Report], object] | None,
         reserve: int,
         share: Budget | None = None,
+        between: Callable[[bool], bool] | None = None,
+        resumed: bool = False,
     ) -> str:
-        """Steps until the search is done or the budget is: "finished" or "budget". `reserve` rows of it are left over for
-        the final evaluation; `share` is this search's part of it in a race."""
+        """Steps until the search is done, or the budget is, or somebody asks to stop: "finished", "budget", "interrupted".
+
+        `reserve` rows of the budget are left over for the final evaluation; `share` is this search's part of it in a race.
+        `between` is called between steps, with whether the budget has ended, and says whether to stop.
+        """
         search, state, clock = self.stage.search, self.state, self.clock
         self._reserve, self._share = reserve, share
         every = max(1, search.n_steps // REPORTS_PER_STAGE)
         round_every = max(1, search.n_steps // ROUNDS)
         stopped = "finished"
-        self._report(history, on_report)
-        if self._alive and self._all_done():  # starts that are good enough
-            return stopped
-        self._compact()
+        if not resumed:
+            self._report(history, on_report)
+            if self._alive and self._all_done():  # starts that are good enough
+                return stopped
+            self._compact()
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
-            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
-                stopped = "budget"
+            over = not clock.allows(self._step_cost + turn * self._round_cost + reserve, share)
+            asked = between is not None and between(over)
+            if over or asked:
+                stopped = "budget" if over else "interrupted"
                 break
             if turn:
                 self._next_round()

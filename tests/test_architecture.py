@@ -16,6 +16,8 @@ CORE = ROOT / "latentopt"
 FLOORS = {
     0: [
         "errors",
+        "store",
+        "interrupts",
         "rng",
         "yamltext",
         "models",
@@ -35,8 +37,21 @@ FLOORS = {
     1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
     2: ["interfaces", "called", "steering", "tangents", "terms"],
     3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
-    4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "optimizers", "auto"],
-    5: ["config", "result"],
+    4: [
+        "driver",
+        "stagerun",
+        "ranking",
+        "archive",
+        "guidance",
+        "budget",
+        "packing",
+        "checkpoints",
+        "registry",
+        "asktell",
+        "optimizers",
+        "auto",
+    ],
+    5: ["config", "result", "runfolder"],
     6: [
         "planning",
         "api",

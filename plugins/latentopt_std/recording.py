@@ -11,7 +11,8 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,17 @@ class Recorded:
         """Writes what is left."""
         self.writer.close()
 
+    def saved(self) -> dict[str, Any]:
+        """The study that is written to."""
+        return {"study": self.writer.study.study_name}
+
+    @contextmanager
+    def told_again(self, saved: dict[str, Any]) -> Iterator[None]:
+        """Around what is told again of a run that goes on: its study, with what that does not hold yet."""
+        with self.writer.held():
+            yield
+            self.writer.go_on_in(saved["study"], self.attributes)
+
     def _note(self, told: Told, counts: Sequence[int]) -> None:
         shown_nK = told.points_nK[:, : len(self.names)].clip(-self.span, self.span)
         reach = self.distributions["radius"].high  # type: ignore[attr-defined]
@@ -204,6 +216,7 @@ class Writer:
     def __init__(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         self.study, self.storage = study, storage
         self.waiting: list[optuna.trial.FrozenTrial] = []
+        self.holding = False
         self.written, self.failed = time.monotonic(), False
 
     def put(
@@ -230,8 +243,39 @@ class Writer:
             )
         )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, nothing is written."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+
+    def go_on_in(self, name: str, whose: dict[str, Any]) -> None:
+        """Write to this study from now on, but for those waiting that it has: `whose` attributes tell a run's own trials.
+
+        A study that was made for this writer and is empty is taken away again.
+        """
+        import optuna
+
+        if name == self.study.study_name:
+            old = self.study
+        else:
+            old = optuna.load_study(study_name=name, storage=self.storage)
+            optuna.delete_study(study_name=self.study.study_name, storage=self.storage)
+        there = {
+            trial.user_attrs["row"]
+            for trial in old.get_trials(deepcopy=False)
+            if all(trial.user_attrs.get(key) == value for key, value in whose.items())
+        }
+        self.study = old
+        self.waiting = [trial for trial in self.waiting if trial.user_attrs["row"] not in there]
+
     def flush_if_due(self) -> None:
         """Write when there is a batch of them, or when the last time is long ago."""
+        if self.holding:
+            return
         if len(self.waiting) >= BATCH or (self.waiting and time.monotonic() - self.written > SECONDS):
             self.flush()
 

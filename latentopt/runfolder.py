@@ -1,0 +1,281 @@
+"""The folder of an optimize run while it is at work: what it is, its checkpoints and reports, and what came of it.
+
+config.json, arrays.safetensors   the run as it was resolved, and the numbers given to it by value
+run.json                          state, versions, the decoder's identity, the seed, when it began
+history.jsonl                     one line a report, appended as they come
+checkpoints/                      the newest two; each file's name holds its sum
+result.safetensors, result.json   what was found, once the run has ended
+manifest.json                     the sum of each file, once the run has ended
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from latentopt import __version__, modules, store
+from latentopt.budget import Report
+from latentopt.called import identity_of
+from latentopt.checkpoints import Checkpoints
+from latentopt.decoder import Decoder
+from latentopt.errors import ConfigError, InputFileError
+from latentopt.registry import installed
+from latentopt.result import CONFIG, HISTORY, Result, new_folder, save_config
+
+SCHEMA = 1
+ABOUT, CHECKPOINTS = "run.json", "checkpoints"
+
+
+class RunFolder:
+    """A run's folder, locked by this process. `about` is the content of run.json."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path, self.about = path, about
+        self.checkpoints = Checkpoints(path / CHECKPOINTS)
+        self._history: IO[str] | None = None
+        self._at_work = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its config has been written: it can be resumed from then on."""
+        return bool(self.about)
+
+    def begin(
+        self,
+        config: dict[str, Any],
+        arrays: dict[str, Tensor],
+        decoder: Decoder,
+        targets: Tensor | None,
+        notes: list[str],
+    ) -> None:
+        """Write what the run is, before its first step."""
+        save_config(self.path, config, arrays)
+        self._at_work = True
+        self.about = {
+            "schema": SCHEMA,
+            "status": "running",
+            "began": _now(),
+            "seed": config["seed"],
+            "decoder": decoder_identity(decoder),
+            "targets_sha256": None if targets is None else tensor_sha256(targets),
+            "notes": notes,
+            "versions": versions(),
+            "plugins": [
+                {"name": one.name, "distribution": one.distribution, "version": one.version}
+                for one in installed().plugins
+            ],
+        }
+        self._write_about()
+
+    def go_on(self, decoder: Decoder, targets: Tensor | None) -> list[str]:
+        """Check that decoder and targets are those of the run that is resumed: its notes of how it was planned.
+
+        Raises `ConfigError` where they are not.
+        """
+        found = decoder_identity(decoder)
+        if found != self.about["decoder"]:
+            raise ConfigError(
+                f"resume refused: the decoder is {found}, and the run in {self.path} began with {self.about['decoder']}: "
+                "give the same weights"
+            )
+        sums = None if targets is None else tensor_sha256(targets)
+        if sums != self.about["targets_sha256"]:
+            raise ConfigError(f"resume refused: the targets are not those that the run in {self.path} began with")
+        here = versions()
+        self._at_work = True
+        (self.path / store.MANIFEST).unlink(missing_ok=True)
+        self.about["status"] = "running"
+        self._write_about()
+        saved = self.checkpoints.newest()
+        history = [] if saved is None else saved["history"]
+        store.write(self.path / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history).encode())
+        changed = [
+            f"{k} {v} (was {self.about['versions'].get(k)})"
+            for k, v in here.items()
+            if v != self.about["versions"].get(k)
+        ]
+        notes = list(self.about["notes"])
+        if changed:
+            notes.append(
+                f"resumed under other versions: {', '.join(changed)}; its bits may differ from an unbroken run's"
+            )
+        return notes
+
+    def watching(self, on_report: Callable[[Report], object] | None) -> Callable[[Report], object]:
+        """Appends each report to the history, and passes it on."""
+
+        def look(report: Report) -> None:
+            try:
+                if self._history is None:
+                    self._history = (self.path / HISTORY).open("a")
+                self._history.write(json.dumps(vars(report)) + "\n")
+                self._history.flush()
+            except OSError as error:
+                raise store.cannot_write(self.path / HISTORY, error) from error
+            if on_report is not None:
+                on_report(report)
+
+        return look
+
+    def finish(self, result: Result) -> None:
+        """Write what was found."""
+        self._close()
+        result.write(self.path)
+        self.about |= {"status": result.stopped, "ended": _now()}
+        self._write_about()
+        store.write_manifest(self.path)
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run ended without a result; quietly, as there is an error on its way already."""
+        self._close()
+        if not self._at_work:
+            return
+        self.about |= {
+            "status": "failed",
+            "ended": _now(),
+            "error": f"{type(error).__name__}: {error}".splitlines()[0][:500],
+        }
+        try:
+            self._write_about()
+        except InputFileError:
+            return
+
+    def _close(self) -> None:
+        if self._history is not None:
+            self._history.close()
+            self._history = None
+
+    def _write_about(self) -> None:
+        store.write_json(self.path / ABOUT, self.about)
+
+
+@contextmanager
+def new_run(path: str | Path) -> Iterator[RunFolder]:
+    """A new folder for a run. Raises `ConfigError` where one with content is there already. Empty ones are taken away."""
+    made = not Path(path).exists()
+    folder = new_folder(path)
+    run = RunFolder(folder, {})
+    try:
+        with store.locked(folder), _noting(run):
+            yield run
+    finally:
+        if made and not run.begun:
+            store.remove_lock(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+@contextmanager
+def old_run(path: str | Path) -> Iterator[RunFolder]:
+    """The folder of a run that may go on. Raises `ConfigError`, `InputFileError` where it is none, or in use."""
+    folder = Path(path)
+    about = read_about(folder)
+    with store.locked(folder):
+        run = RunFolder(folder, about)
+        with _noting(run):
+            yield run
+
+
+@contextmanager
+def _noting(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        run.fail(error)
+        raise
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What run.json says. Raises `InputFileError` where it is missing, damaged, or of a newer version."""
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+    except FileNotFoundError:
+        raise InputFileError(f"{folder} is not the folder of an optimize run: {ABOUT} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f"{folder / ABOUT} cannot be read ({error}): it is damaged") from None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        schema = about.get("schema") if isinstance(about, dict) else None
+        raise InputFileError(f"the run in {folder} has schema {schema}, this version reads {SCHEMA}: update latentopt")
+    kinds = {"status": str, "decoder": str, "notes": list, "versions": dict}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise InputFileError(f"{folder / ABOUT} says nothing of its {name}: it is damaged")
+    return about
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """The run's config as plain data. Raises `InputFileError`."""
+    try:
+        found = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f"{folder / CONFIG} cannot be read ({error}): it is damaged or missing") from None
+    if not isinstance(found, dict):
+        raise InputFileError(f"{folder / CONFIG} holds {type(found).__name__}, expected a config: it is damaged")
+    return found
+
+
+# ---------------------------------------------------------------------- what ran
+
+
+def versions() -> dict[str, str]:
+    """Versions that a run's bits depend on."""
+    return {
+        "latentopt": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+        "optuna": metadata.version("optuna"),
+        "threads": str(torch.get_num_threads()),
+        "machine": platform.machine(),
+    }
+
+
+def decoder_identity(decoder: Decoder) -> str:
+    """The decoder's name, and the sha256 of its weights; of a callable without any, that of its source."""
+    digest = hashlib.sha256()
+    found = False
+    for part in modules.modules_of(decoder.module):
+        for name, value in sorted(part.state_dict().items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name}|{tensor_sha256(value)}".encode())
+                found = True
+    sums = digest.hexdigest() if found else identity_of(decoder.module)["sha256"]
+    return f"{decoder.name} {sums}"
+
+
+def tensor_sha256(value: Tensor) -> str:
+    """The sum of a tensor's type, shape and values."""
+    plain = value.detach().cpu().contiguous()
+    head = f"{plain.dtype}|{tuple(plain.shape)}|".encode()
+    return hashlib.sha256(
+        head + plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else head
+    ).hexdigest()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def differences(old: Any, new: Any, place: str) -> list[str]:
+    """What differs between two configs as plain data: `place (old -> new)`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [one for key in keys for one in differences(old.get(key), new.get(key), f"{place}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [one for i, (a, b) in enumerate(zip(old, new, strict=True)) for one in differences(a, b, f"{place}.{i}")]
+    return [] if old == new else [f"{place} ({_short(old)} -> {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."

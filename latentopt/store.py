@@ -1,0 +1,152 @@
+"""Files that are written whole or not at all, sums that find damage, and a lock that dies with its owner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from latentopt.errors import ConfigError, InputFileError
+
+MANIFEST = "manifest.json"
+_LOCK, _OWNER = ".lock", ".owner.json"
+
+
+def write(path: Path, data: bytes) -> None:
+    """The file with this content, or as it was: a temporary file, flushed to the disk, takes its place in one move.
+
+    Raises `InputFileError` where it cannot be written: a full disk, a read-only folder.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(number, view) :]
+            os.fsync(number)
+        finally:
+            os.close(number)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: BaseException) -> InputFileError:
+    """The error for a file or folder that cannot be written, in words."""
+    text = (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
+    return InputFileError(f"cannot write {path} ({text}): free some space, or choose another place")
+
+
+def append(path: Path, data: bytes) -> None:
+    """More at a file's end, flushed to the disk. A kill may leave the last line incomplete."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(number, view) :]
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as indented JSON."""
+    write(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def _flush_folder(folder: Path) -> None:
+    """The move itself onto the disk, where folders can be opened at all."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+# ---------------------------------------------------------------------- sums
+
+
+def sha256(data: bytes) -> str:
+    """The sum of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """The sums of all files of a finished run, those of checkpoints aside, which carry their own."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
+    sums = {path.name: {"sha256": sha256(path.read_bytes()), "bytes": path.stat().st_size} for path in files}
+    write_json(folder / MANIFEST, {"schema": 1, "files": sums})
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise `InputFileError` naming the first file that is not what the manifest says. Folders without one pass."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    try:
+        files = dict(json.loads(path.read_bytes())["files"])
+        sums = {str(name): str(about["sha256"]) for name, about in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputFileError(f"{path} cannot be read ({type(error).__name__}): it is damaged") from None
+    for name, expected in sums.items():
+        if Path(name).name != name:
+            raise InputFileError(f"{path} names {name!r}, which is no file of this folder: it is damaged")
+        try:
+            found = sha256((folder / name).read_bytes())
+        except OSError as error:
+            raise InputFileError(f"{folder / name} is in the manifest and cannot be read ({error.strerror})") from None
+        if found != expected:
+            raise InputFileError(
+                f"{folder / name} is not what was written (sha256 {found[:12]}..., the manifest says {expected[:12]}...): "
+                "it is damaged or was changed; delete manifest.json to read it all the same"
+            )
+
+
+# ---------------------------------------------------------------------- one folder, one process
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for this process alone. Raises `ConfigError` at once where another has it, naming it."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{folder} is in use by {_owner(folder)}: wait for it, or choose another folder") from None
+    except (OSError, NotImplementedError) as error:
+        raise ConfigError(f"{folder} cannot be locked ({error}): choose a place on a local disk") from error
+    try:
+        write_json(folder / _OWNER, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        (folder / _OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def remove_lock(folder: Path) -> None:
+    """Take the lock's file out of a folder that is not kept."""
+    (folder / _LOCK).unlink(missing_ok=True)
+
+
+def _owner(folder: Path) -> str:
+    try:
+        about = json.loads((folder / _OWNER).read_bytes())
+        return f"process {int(about['pid'])} on {about['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
