@@ -66,6 +66,12 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
+    starts: tuple[Evaluation, Tensor]
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """All the starts that were evaluated, with their targets."""
+        return self.starts
 
     @property
     def notes(self) -> Sequence[str]:
@@ -137,6 +143,7 @@ class AskTell:
         evaluation = problem.value(z, target)
         told, figures_2N = _told(problem, chart.of(z), evaluation)
         optimizers.add(told, counts)
+        starts = (evaluation, target)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
@@ -159,8 +166,15 @@ class AskTell:
             targets=targets,
             optimizers=optimizers,
             rng=rng,
-            remarks=chart.notes,
+            remarks=(*chart.notes, *self._spent(max(counts))),
+            starts=starts,
         )
+
+    def _spent(self, starts: int) -> list[str]:
+        """What to say where the starts leave nothing to search with."""
+        if self.n_steps > 0:
+            return []
+        return [f"its {self.evaluations} evaluations a target went to the {starts} starts: give more, or fewer starts"]
 
     def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
         if isinstance(self.make, AllTargets):
