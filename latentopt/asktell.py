@@ -59,7 +59,7 @@ class AskTellState(SearchState):
 
     whole: ClassVar[frozenset[str]] = frozenset({"centre_D", "scale_D", "basis_DK"})
     rows_restart: ClassVar[bool] = True
-    made_again: ClassVar[frozenset[str]] = frozenset({"rng", "optimizers", "remarks", "targets"})
+    made_again: ClassVar[frozenset[str]] = frozenset({"rng", "optimizers", "remarks", "targets", "starts"})
 
     held_2N: Floats
     centre_D: Tensor
@@ -69,9 +69,13 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
-    told: list[
-        list[Floats | None]
-    ]  # what optimizers were told of each step's points, without the points: for checkpoints
+    told: list[list[Floats | None]]  # what optimizers were told at each step, without points: for checkpoints
+    starts: tuple[Evaluation, Tensor]
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """All the starts that were evaluated, with their targets."""
+        return self.starts
 
     def saved(self) -> dict[str, Any]:
         """The same, with what was told in one array a figure."""
@@ -164,6 +168,7 @@ class AskTell:
         evaluation = problem.value(z, target)
         told, figures_2N = _told(problem, chart.of(z), evaluation)
         optimizers.add(told, counts)
+        starts = (evaluation, target)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
@@ -186,9 +191,16 @@ class AskTell:
             targets=targets,
             optimizers=optimizers,
             rng=rng,
-            remarks=chart.notes,
+            remarks=(*chart.notes, *self._spent(max(counts))),
+            starts=starts,
             told=[],
         )
+
+    def _spent(self, starts: int) -> list[str]:
+        """What to say where the starts leave nothing to search with."""
+        if self.n_steps > 0:
+            return []
+        return [f"its {self.evaluations} evaluations a target went to the {starts} starts: give more, or fewer starts"]
 
     def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
         if isinstance(self.make, AllTargets):

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written now and then while it goes on, each whole and with its own sum; the last sound one is found."""
+"""Checkpoints of a run: written now and then, each whole and with its own sum; the last sound one is found again."""
 
 from __future__ import annotations
 

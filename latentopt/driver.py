@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ from latentopt.ranking import Best, distinct, ranked
 from latentopt.stagerun import Stage, StageRun, final_rows
 
 Entry = Stage | Sequence[Stage]  # one search, or several that race
+
+
+def _whose(share: Budget | None) -> str:
+    return "the budget" if share is None else "its share of the budget"
 
 
 @dataclass
@@ -57,8 +61,9 @@ def drive(
 ) -> Outcome:
     """Runs the stages in order on starts `(N, D)` for their targets `(N,)`, each from the best rows of the one before.
 
-    A stage that is a list is a race: its searches begin from the same rows, each with an equal share of the rows and seconds
-    that are left, and the best distinct rows of all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
+    Where the budget is less than the stages would use, each has a share in proportion to that. A stage that is a list is a
+    race: its searches begin from the same rows, each with an equal part of the stage's share, and the best distinct rows of
+    all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
     the best so far. The final evaluation of the returned rows is kept within the budget. Raises `ConfigError` where the
     budget does not cover the starts, `DivergedError` where no row has a finite loss.
 
@@ -147,16 +152,18 @@ class _Drive:
         reserve = final_rows(self.problem, self._most_kept(entrants, len(z_ND)))
         began = (self.clock.rows, self.clock.seconds)
         here = _Here(index, began) if saved is None else _Here(index, tuple(saved["began"]), *saved["here"])
+        part = self._part(index, len(z_ND), here.began[0])
         for entrant, stage in enumerate(entrants):
             if saved is not None and entrant < saved["entrant"]:
                 continue
-            share = self.clock.share(entrant, len(entrants), reserve, here.began) if len(entrants) > 1 else None
+            share = None
+            if len(entrants) > 1 or part < 1:
+                share = self.clock.share(part * (entrant + 1) / len(entrants), reserve, here.began)
             resumed = saved is not None and entrant == saved["entrant"]
-            if not resumed and not self._covered(stage, entrants, len(z_ND), share):
-                if first and not here.found and entrant + 1 == len(entrants):
-                    self._refuse(stage, entrants, len(z_ND))
+            alone = first and not here.found and entrant + 1 == len(entrants)  # without it there is nothing to return
+            if not resumed and not self._covered(stage, entrants, len(z_ND), share, alone=alone):
                 here.ended.append("budget")
-                self.notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
+                self.notes.append(f"{_whose(share)} ended before stage {index + 1} ({stage.name})")
                 continue
             run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
             how = self._entrant(run, entrants, here, starts, reserve, share, saved if resumed else None)
@@ -165,13 +172,13 @@ class _Drive:
                 here.why = run.why_all_diverged()
             elif first and not here.found:
                 raise KeyboardInterrupt
-            self._note_end(run, how, index, z_ND)
+            self._note_end(run, how, index, z_ND, share)
             if how == "interrupted":
                 self.stopped = how
                 break
             here.ended.append(how)
         over = len(here.ended) == len(entrants) and all(one == "budget" for one in here.ended)
-        if over and self.stopped == "finished":
+        if over and self.stopped == "finished" and part == 1:
             self.stopped = "budget"
             if here.found and index + 1 < len(self.stages):
                 self.notes[-1] += "; the stages after it did not run"
@@ -251,20 +258,32 @@ class _Drive:
 
     # ------------------------------------------------------------------ rows and what they cost
 
-    def _covered(self, stage: Stage, entrants: list[Stage], starts: int, share: Budget | None) -> bool:
-        """Whether the budget covers the beginning of a search and the final evaluation."""
-        return self.clock.allows(self._least(stage, entrants, starts), share)
+    def _covered(self, stage: Stage, entrants: list[Stage], starts: int, share: Budget | None, *, alone: bool) -> bool:
+        """Whether the budget covers the beginning of a search and the final evaluation. Raises `ConfigError` where it does
+        not and this search is `alone`: the only one that could begin."""
+        least = final_rows(self.problem, self._most_kept(entrants, starts, steps=False)) + self._first(stage, starts)
+        if not alone:
+            return self.clock.allows(least, share)
+        if not self.clock.covers(least):
+            raise ConfigError(
+                f"a budget of {self.clock.budget.rows} rows does not cover {starts} starts and their final "
+                f"evaluation, which take {least}, after {self.clock.forward} rows of screening and encoding: "
+                "raise budget.rows, or give fewer starts, screened from fewer draws"
+            )
+        return True
 
-    def _least(self, stage: Stage, entrants: list[Stage], starts: int) -> int:
-        least = final_rows(self.problem, self._most_kept(entrants, starts, steps=False))
-        return least + self._first(stage, starts)
-
-    def _refuse(self, stage: Stage, entrants: list[Stage], starts: int) -> NoReturn:
-        raise ConfigError(
-            f"a budget of {self.clock.budget.rows} rows does not cover {starts} starts and their final "
-            f"evaluation, which take {self._least(stage, entrants, starts)}, after {self.clock.forward} rows of screening and "
-            "encoding: raise budget.rows"
-        )
+    def _part(self, index: int, starts: int, spent: int) -> float:
+        """The part of what is left of the budget that a stage may take: as it needs, and no more than leaves as much to the
+        later ones in proportion to what they need. `spent` rows went before it."""
+        needs = []
+        for entrants in self.stages[index:]:
+            needs.append(sum(self._first(stage, starts) * (1 + stage.search.n_steps) for stage in entrants))
+            keep = self._keep(entrants, starts)
+            starts = starts if keep is None else min(starts, keep * self.problem.targets)
+        left = None if self.clock.budget.rows is None else self.clock.budget.rows - spent
+        if len(needs) == 1 or (self.clock.budget.seconds is None and (left is None or sum(needs) <= left)):
+            return 1.0
+        return needs[0] / sum(needs)
 
     def _first(self, stage: Stage, starts: int) -> int:
         """Rows that a search takes to begin."""
@@ -298,13 +317,14 @@ class _Drive:
         place = f"{run.index}" if entrants == 1 else f"{run.index}.{run.entrant}"
         self.kept |= {f"{place}.{name}": value.cpu() for name, value in run.state.kept().items()}
         if self.problem.pareto and self.reference_TK is None:
-            losses_NK = self.problem.objectives(run.state.evaluation)
+            evaluation, target_N = run.state.begun
+            losses_NK = self.problem.objectives(evaluation)
             worst_TK = losses_NK.new_full((self.problem.targets, losses_NK.shape[1]), -float("inf"))
-            where = run.state.target_N[:, None].expand_as(losses_NK)
+            where = target_N[:, None].expand_as(losses_NK)
             finite_NK = torch.where(torch.isfinite(losses_NK), losses_NK, worst_TK[0])
             self.reference_TK = worst_TK.scatter_reduce(0, where, finite_NK, "amax")
 
-    def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor) -> None:
+    def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor, share: Budget | None) -> None:
         lost = run.lost()
         self.diverged += lost
         stage = run.stage
@@ -315,7 +335,7 @@ class _Drive:
             )
         if ended == "budget":
             where = f"at step {run.state.step} of {stage.search.n_steps}"
-            self.notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}")
+            self.notes.append(f"{_whose(share)} ended in stage {index + 1} ({stage.name}), {where}")
 
     def _handed_over(self, here: _Here, entrants: list[Stage], starts: int) -> Best:
         """The best rows of all entrants, ranked: as many a target as are to be kept, the front where there is one."""
