@@ -21,7 +21,7 @@ def check_options(
     `what` and `name`, such as "sampler" and "tpe", are for the errors; `make` makes one with these options.
     """
     parameters = inspect.signature(cls).parameters
-    known = [key for key, p in parameters.items() if key not in refused and _is_simple(str(p.annotation))]
+    known = [key for key, p in parameters.items() if key not in refused and _is_simple(p.annotation)]
     for key in options:
         if key in refused:
             raise ConfigError(f"{what}_options takes no {key!r}: {refused[key]}")
@@ -36,9 +36,10 @@ def check_options(
         raise ConfigError(f"optuna's {name} {what} refuses {dict(options)}: {error}") from error
 
 
-def _is_simple(annotation: str) -> bool:
-    """Whether an option can be written as a number or word in a file."""
-    return all(part.strip() in (*_SIMPLE, "None") for part in annotation.split("|"))
+def _is_simple(annotation: Any) -> bool:
+    """Whether an option can be written as a number or word in a file. Some of Optuna's files have annotations as text."""
+    words = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return all(part.strip() in (*_SIMPLE, "None") for part in words.split("|"))
 
 
 @contextmanager
