@@ -156,7 +156,7 @@ def test_rows_that_come_back_were_judged_in_full(pruner):
 def test_every_sampler_goes_with_every_pruner(sampler, pruner):
     options = {"n_startup_trials": 4} if sampler == "gp" else {}
     found, simulator = simulated(
-        pruner, sampler=sampler, sampler_options=options, targets=2, evaluations=24 if sampler == "gp" else 54, batch=5
+        pruner, sampler=sampler, sampler_options=options, targets=2, evaluations=14 if sampler == "gp" else 54, batch=5
     )
     assert torch.isfinite(found.losses).all()
     assert simulator.rows[None] < 2 * 54
