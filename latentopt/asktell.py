@@ -67,8 +67,14 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
+    starts: tuple[Evaluation, Tensor]
     asked: int = 0  # points that optimizers asked for, and those of them that they gave up early
     pruned: int = 0
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """All the starts that were evaluated, with their targets."""
+        return self.starts
 
     @property
     def notes(self) -> Sequence[str]:
@@ -147,6 +153,7 @@ class AskTell:
         evaluation = problem.value(z, target)
         told, figures_2N = _told(problem, chart.of(z), evaluation)
         optimizers.add(told, counts)
+        starts = (evaluation, target)
         pruned_N = np.zeros(len(z), dtype=np.bool_)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
@@ -173,11 +180,18 @@ class AskTell:
             targets=targets,
             optimizers=optimizers,
             rng=rng,
-            remarks=chart.notes,
+            remarks=(*chart.notes, *self._spent(max(counts))),
+            starts=starts,
             asked=sum(missing),
             pruned=int(pruned_N.sum()),
             pruned_N=_if_any(pruned_N[best_N], z.device),
         )
+
+    def _spent(self, starts: int) -> list[str]:
+        """What to say where the starts leave nothing to search with."""
+        if self.n_steps > 0:
+            return []
+        return [f"its {self.evaluations} evaluations a target went to the {starts} starts: give more, or fewer starts"]
 
     def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
         if isinstance(self.make, AllTargets):

@@ -165,8 +165,25 @@ class SearchState:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What the result should say of how the search set itself up."""
-        return ()
+        """What the result should say of how the search set itself up; asked for after `init`.
+
+        Of a state with a field `gradient_ND`, the gradient at `z_ND`: how many starts cannot move, for want of a finite one.
+        """
+        gradient_ND = getattr(self, "gradient_ND", None)
+        if gradient_ND is None:
+            return ()
+        stuck = int((~torch.isfinite(gradient_ND)).any(1).sum())
+        if not stuck:
+            return ()
+        return (
+            f"the gradient of {stuck} of {len(gradient_ND)} starts is NaN or infinite, so they cannot move: look at the "
+            "objectives there (a root or a logarithm of 0?), or use a search without gradients",
+        )
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """What `init` found of the starts and the targets that they are for: fewer rows may have gone into the state."""
+        return self.evaluation, self.target_N
 
     @property
     def closing_notes(self) -> Sequence[str]:

@@ -78,7 +78,7 @@ class StageRun:
 
     def start(self) -> None:
         z_ND, target_N = self._starts.z_ND, self._starts.target_N
-        before = self.clock.rows
+        before, began = self.clock.rows, self.clock.seconds
         noise = RowNoise(self._seed, self.index + (self.entrant << 16), len(z_ND))
         state = self.stage.search.init(self.problem, z_ND, target_N, noise)
         self.state: SearchState = state
@@ -94,6 +94,7 @@ class StageRun:
         stepping = getattr(self.stage.search, "step_rows", None)
         used = self.clock.rows - before
         self._step_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
+        self._step_seconds = self.clock.seconds - began
         self._round_cost = 0
         self._changed = getattr(self.stage.search, "changed", None)
         front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first
@@ -146,14 +147,15 @@ class StageRun:
         self._compact()
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
-            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
+            rows = self._step_cost + turn * self._round_cost + reserve
+            if not clock.allows(rows, share, self._step_seconds * rows / max(1, self._step_cost)):
                 stopped = "budget"
                 break
             if turn:
                 self._next_round()
-            before = clock.rows
+            before, began = clock.rows, clock.seconds
             search.step(self.problem, state)
-            self._step_cost = clock.rows - before
+            self._step_cost, self._step_seconds = clock.rows - before, clock.seconds - began
             self._see()
             if state.step % every == 0:
                 self._report(history, on_report)

@@ -16,12 +16,16 @@ def steps(c):
     return (c.designs.flatten(1) > 0.5).float().mean(1)
 
 
-def planned(decoder=None, *, rows=None, starts=("mean",), **task):
+def planned(decoder=None, *, rows=None, seconds=None, starts=("mean",), **task):
     decoder = toy_decoders()["image"] if decoder is None else decoder
     if "target" in task:
         task["target"] = decoder.decode(torch.zeros(task["target"], decoder.dim))
     config = make_config(
-        {"decoder": decoder, "budget": {"rows": rows}, "task": {"kind": "optimize", "starts": list(starts), **task}}
+        {
+            "decoder": decoder,
+            "budget": {"rows": rows, "seconds": seconds},
+            "task": {"kind": "optimize", "starts": list(starts), **task},
+        }
     )
     made = plan(config, decoder)
     searches = made.config.task.search
@@ -49,27 +53,28 @@ def test_the_plan_fits_the_problem(name):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rows", "kind", "evaluations", "population"),
+    ("seconds", "budget", "kind", "options"),
     [
-        (1e-4, None, "cmaes", 5000, True),
-        (0.02, None, "cmaes", 2000, False),
-        (1e-4, 600, "cmaes", 600, False),
-        (0.5, None, "optuna", 80, False),
-        (0.5, 30, "optuna", 30, False),
+        (1e-4, {}, "cmaes", {"evaluations": 5000, "population": 16}),
+        (0.02, {}, "cmaes", {"evaluations": 2000, "population": None}),
+        (1e-4, {"rows": 600}, "cmaes", {"evaluations": 600, "population": 4, "sigma": 0.3}),
+        (1e-4, {"rows": 90}, "optuna", {"evaluations": 90, "sampler": "gp"}),
+        (0.5, {}, "optuna", {"evaluations": 80, "sampler": "gp"}),
+        (0.5, {"rows": 30}, "optuna", {"evaluations": 30, "sampler": "gp"}),
+        (0.01, {"seconds": 5.0}, "cmaes", {"evaluations": 500}),
+        (0.05, {"seconds": 2.0}, "optuna", {"evaluations": 40}),
     ],
 )
-def test_without_gradients_the_price_of_a_row_decides(monkeypatch, seconds, rows, kind, evaluations, population):
-    monkeypatch.setattr(auto, "_seconds_a_row", lambda problem: seconds)
-    made, _ = planned(objectives=[steps], rows=rows)
+def test_without_gradients_the_price_of_a_row_and_the_budget_decide(monkeypatch, seconds, budget, kind, options):
+    monkeypatch.setattr(auto, "seconds_a_row", lambda problem: seconds)
+    made, _ = planned(objectives=[steps], **budget)
     [search] = made.config.task.search
-    assert (search.kind, search.evaluations) == (kind, evaluations)
-    if kind == "cmaes":
-        assert (search.population is not None) == population
-    assert f"{seconds:.2g} s" in made.notes[0]
+    assert (search.kind, *(getattr(search, name) for name in options)) == (kind, *options.values())
+    assert made.notes[0].startswith("auto chose ")
 
 
 def test_a_target_gets_its_share_of_the_rows(monkeypatch):
-    monkeypatch.setattr(auto, "_seconds_a_row", lambda problem: 1e-4)
+    monkeypatch.setattr(auto, "seconds_a_row", lambda problem: 1e-4)
     near = lo.Decoder(lambda z: z.round(), latent_shape=4)
     made, _ = planned(near, target=3, rows=900)
     assert made.config.task.search[0].evaluations == 300
@@ -83,7 +88,7 @@ def test_the_price_is_measured(monkeypatch):
         make_config({"decoder": decoder, "task": {"kind": "optimize", "objectives": [steps], "search": "random"}}),
         decoder,
     ).problem
-    assert auto._seconds_a_row(problem) == 1.5
+    assert auto.seconds_a_row(problem) == 1.5
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(None, 200), (1600, 200), (800, 100), (8, 10), (10**7, 800)])

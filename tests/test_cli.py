@@ -205,7 +205,7 @@ def test_code_that_a_config_names_is_said_before_it_is_imported(tmp_path):
         (["sample", "-d", "digits", "--sampler", "{kind: prior"], "a mapping has no closing '}'"),
         (["sample", "-d", "digits", "--set", "seed"], "no '=' in it"),
         (["sample", "-d", "nowhere.yaml"], "nowhere.yaml"),
-        (["optimize", "-d", "digits"], "nothing to search for: give a target, or objectives"),
+        (["optimize", "-d", "digits"], "nothing to search for: give a target, objectives, or constraints"),
         (["optimize", "-d", "digits", "--objective", "msee"], "unknown objective 'msee'; did you mean 'mse'?"),
         (["optimize", "-d", "digits", "--search", "adan"], "unknown search 'adan'; did you mean 'adam'?"),
         (["optimize", "-d", "digits", "-t", "nowhere.png"], "nowhere.png"),

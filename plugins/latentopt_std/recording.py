@@ -85,6 +85,12 @@ def _hidden(url: str) -> str:
     return f"{head.partition('://')[0]}://{user}{colon and ':***'}{at}{tail}" if at else url
 
 
+def _problem_of(problem: Problem) -> str:
+    """What a study's points are of, in words: points of another problem do not compare."""
+    terms = ", ".join(f"{term.name} {term.goal}" for term in (*problem.terms, *problem.constraints))
+    return f"{problem.decoder.name}, {problem.space.dim} latent values, {problem.targets} targets: {terms}"
+
+
 def _why(error: Exception) -> str:
     return str(error.__cause__ or error).splitlines()[0]
 
@@ -127,6 +133,13 @@ class Recording:
             raise ConfigError(
                 f"study {self.study!r} has {len(study.directions)} objectives and this run {len(directions)}: name another"
             )
+        what = _problem_of(problem)
+        before = study.user_attrs.setdefault("problem", what)
+        if before != what:
+            raise ConfigError(
+                f"study {self.study!r} holds points of another problem ({before}; this is {what}): name another"
+            )
+        study.set_user_attr("problem", what)
         return Recorded(optimizers, Writer(study, storage), rng, targets, span, coordinates)
 
 
