@@ -140,8 +140,8 @@ def rows_of(name: str, decoder: lo.Decoder, targets: Tensor, many: bool, scale: 
         over = [least / known for least, known in zip(taken.least, known_T.tolist(), strict=True)]
         rate = statistics.median(r / s for r, s in zip(taken.rows, taken.seconds, strict=True))
         speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
-        evaluations = f"{statistics.median(taken.rows):.0f}"
-        rows.append((name, one.name, evaluations, speed, f"{statistics.median(over):.2f}", f"{max(over):.2f}"))
+        counted = f"{statistics.median(taken.rows):.0f}"
+        rows.append((name, one.name, counted, speed, f"{statistics.median(over):.2f}", f"{max(over):.2f}"))
     return rows
 
 
