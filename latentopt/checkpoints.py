@@ -67,7 +67,6 @@ class Checkpoints:
                     raise InputFileError("its sum is not that of its name")
                 return unpack(data, device)
             except (OSError, InputFileError) as error:
-                self.notes.append(
-                    f"checkpoint {path.name[:6]} is damaged ({error}): it was passed over, and what came after the one before is done again"
-                )
+                text = f"checkpoint {path.name[:6]} is damaged ({error}): what came after the one before is done again"
+                self.notes.append(text)
         return None

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -228,13 +229,17 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a run's bits depend on."""
+    """Versions that a run's bits may depend on: of Python, of latentopt and of what it requires, and the threads."""
+    required = [
+        re.split(r"[^\w.-]", text, maxsplit=1)[0]
+        for text in metadata.requires("latentopt") or ()
+        if "extra ==" not in text
+    ]
     return {
         "latentopt": __version__,
         "python": platform.python_version(),
+        **{name: metadata.version(name) for name in sorted(required)},
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "optuna": metadata.version("optuna"),
         "threads": str(torch.get_num_threads()),
         "machine": platform.machine(),
     }
