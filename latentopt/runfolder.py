@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +43,6 @@ class RunFolder:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
-        self._history: IO[str] | None = None
         self._at_work = False
 
     @property
@@ -116,13 +115,7 @@ class RunFolder:
         """Appends each report to the history, and passes it on."""
 
         def look(report: Report) -> None:
-            try:
-                if self._history is None:
-                    self._history = (self.path / HISTORY).open("a")
-                self._history.write(json.dumps(vars(report)) + "\n")
-                self._history.flush()
-            except OSError as error:
-                raise store.cannot_write(self.path / HISTORY, error) from error
+            store.append(self.path / HISTORY, (json.dumps(vars(report)) + "\n").encode())
             if on_report is not None:
                 on_report(report)
 
@@ -130,7 +123,6 @@ class RunFolder:
 
     def finish(self, result: Result) -> None:
         """Write what was found."""
-        self._close()
         result.write(self.path)
         self.about |= {"status": result.stopped, "ended": _now()}
         self._write_about()
@@ -138,7 +130,6 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Note why the run ended without a result; quietly, as there is an error on its way already."""
-        self._close()
         if not self._at_work:
             return
         self.about |= {
@@ -150,11 +141,6 @@ class RunFolder:
             self._write_about()
         except InputFileError:
             return
-
-    def _close(self) -> None:
-        if self._history is not None:
-            self._history.close()
-            self._history = None
 
     def _write_about(self) -> None:
         store.write_json(self.path / ABOUT, self.about)
