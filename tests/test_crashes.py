@@ -52,7 +52,7 @@ def test_a_run_killed_at_random_moments(processes, tmp_path):
         for _ in range(50):
             process = processes.Process(target=run_slowly, args=(folder, name))
             process.start()
-            process.join(chance.uniform(0.02, 0.5))
+            process.join(chance.uniform(0.1, 1.2))
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
@@ -98,7 +98,7 @@ class Points:
         return counted
 
 
-GIVEN = {**options("adam"), "search": {"kind": "adam", "steps": 3}}
+GIVEN = {**options("adam"), "search": {"kind": "adam", "steps": 2}}
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_every_write_of_a_run_is_a_point(tmp_path, monkeypatch, every_step):
     seen = count_points(tmp_path, monkeypatch)
     whole_file = ["open", "write", "fsync", "replace", "open", "fsync"]
     report = ["open", "write"]
-    # owner, arrays, config, run.json; a report; three steps with a checkpoint before and a report after each; tensors,
+    # owner, arrays, config, run.json; a report; two steps with a checkpoint before and a report after each; tensors,
     # summary, run.json, manifest
-    assert seen == [*whole_file * 4, *report, *[*whole_file, *report] * 3, *whole_file * 4]
+    assert seen == [*whole_file * 4, *report, *[*whole_file, *report] * 2, *whole_file * 4]
 
 
 def test_no_other_room_writes_into_a_run():
@@ -132,10 +132,12 @@ def test_no_other_room_writes_into_a_run():
             assert word not in text, f"{name}.py writes by {word}, past the store"
 
 
-@pytest.mark.parametrize("when", ["before", "in", "after"])
+@pytest.mark.parametrize("when", ["before", "in"])  # after one is before the next
 def test_killed_at_every_write(when, tmp_path, monkeypatch, every_step, no_word):
     whole = lo.optimize(decoder(), **GIVEN)
-    for point in range(len(count_points(tmp_path, monkeypatch))):
+    for point, call in enumerate(count_points(tmp_path, monkeypatch)):
+        if when == "in" and call != "write":
+            continue
         folder = tmp_path / f"{when} {point}"
         with monkeypatch.context() as patch:
             patch.setattr(store, "os", Points(point, when))
@@ -161,7 +163,7 @@ def complaint(folder):
 def test_a_full_disk_at_every_write(code, tmp_path, monkeypatch, every_step):
     whole = lo.optimize(decoder(), **GIVEN)
     points = count_points(tmp_path, monkeypatch)
-    for point in range(len(points)):
+    for point in range(0, len(points), 1 if code == errno.ENOSPC else 7):
         folder = tmp_path / str(point)
         with monkeypatch.context() as patch:
             patch.setattr(store, "os", Points(point, "before", OSError(code, os.strerror(code))))
