@@ -37,7 +37,7 @@ class Coordinates:
     def latents(self, u_NK: Tensor) -> Tensor:
         """Latents `(N, D)` of coordinates `(N, K)`."""
         w_ND = u_NK if self.basis_DK is None else u_NK @ self.basis_DK.T
-        return self.centre_D + self.scale_D * w_ND
+        return torch.addcmul(self.centre_D, self.scale_D, w_ND)
 
     def of(self, z_ND: Tensor) -> Tensor:
         """Coordinates `(N, K)` of latents `(N, D)`, or of the nearest latents that have any (the pseudo-inverse)."""
@@ -181,7 +181,7 @@ class AskTell:
         rows_N = _places(figures_2N, state.held_2N, len(counts))
         state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
         rows = torch.from_numpy(rows_N).to(z_ND.device)
-        state.z_ND, state.evaluation = z_ND[rows], evaluation.take(rows)
+        state.z_ND, state.evaluation = z_ND.index_select(0, rows), evaluation.take(rows)
 
     def finish(self, state: SearchState) -> None:
         """The search has ended, or was ended: lets optimizers close what they hold open."""
@@ -220,11 +220,12 @@ def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) 
         rows += list(points_NK.T)
     found = torch.stack(rows).double().cpu().numpy()
     loss, merit, violation = found[:3]
-    figures_2N = _figures(found[[0, 2]])
+    figures_2N = found[0:3:2]
     objectives_KN = found[3 : 3 + len(problem.terms)] if front else None
     points = found[3 + (len(problem.terms) if front else 0) :].T if isinstance(points_NK, Tensor) else points_NK
     sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
     if not sound.all():
+        figures_2N = _figures(figures_2N.copy())
         failed = ~sound.all(0)
         loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
         objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)
