@@ -269,7 +269,7 @@ class StageRun:
             ok_N, reached_N = ok_N[state.row_id_N], reached_N[state.row_id_N]
         lost_N = ~ok_N
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
-        flat = torch.cat([part.double() for part in parts]).cpu().numpy()
+        flat = torch.cat(parts).cpu().numpy().astype(np.float64)
         rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
         self._alive = int(ok.sum())

@@ -115,9 +115,12 @@ class Populations:
         if any(n != self.population for n in counts):  # the starts were fewer than a population
             self.add(told, counts)
             return
+        levels = set(self.begun_T.tolist())
+        if levels == {0}:  # every population is complete
+            self._update(slice(None), [told])
+            return
         self.history.append(told)
         self.waited_T += 1
-        levels = set(self.begun_T.tolist())
         del self.history[: -(2 ** max(levels))]
         for level in levels:
             due_T = (self.begun_T == level) & (self.waited_T == 2**level)
