@@ -7,7 +7,8 @@ import torch
 import latentopt as lo
 from benchmarks.common import plain_decoder, side_by_side, table, write_section
 from latentopt.decoder import default_block_rows
-from latentopt.problem import Problem, build_terms
+from latentopt.problem import Problem
+from latentopt.terms import build_terms
 from latentopt_std import MSE
 
 ROWS = 8192

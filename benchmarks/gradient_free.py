@@ -152,7 +152,7 @@ def many_targets(evaluations: int = 2000) -> None:
 
 
 def _problem(decoder: lo.Decoder, targets: Tensor) -> lo.Problem:
-    from latentopt.problem import build_terms
+    from latentopt.terms import build_terms
     from latentopt_std import MSE
 
     region = lo.Ball(percentile=99).resolve(decoder.space)

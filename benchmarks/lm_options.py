@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import latentopt as lo
 from benchmarks.common import cpu_seconds, side_by_side, table, write_section
 from latentopt import rng
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
+from latentopt.terms import Term
 from latentopt_std import MSE, Adam, LevenbergMarquardt
 
 TARGETS = 40

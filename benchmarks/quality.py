@@ -47,7 +47,7 @@ class Effort:
 EFFORTS = {
     "digits": Effort(64, 8, 64, 500, 20_000),
     "deep": Effort(64, 8, 64, 500, 20_000),
-    "conv": Effort(4, 2, 8, 120, 4000, (50, 100)),
+    "conv": Effort(8, 4, 16, 200, 8000, (50, 100)),
 }
 
 
@@ -110,7 +110,7 @@ def scores(task: Task, outcomes: dict[str, Outcome]) -> dict[str, Tensor]:
     """
     same = [name for name in outcomes if "no region" not in name]
     if task.score is None:
-        volumes = _volumes(outcomes, task.targets)
+        volumes = front_volumes(outcomes, task.targets)
         return {
             name: volumes["union"] / volume_T.clamp(min=1e-12) for name, volume_T in volumes.items() if name in outcomes
         }
@@ -120,7 +120,7 @@ def scores(task: Task, outcomes: dict[str, Outcome]) -> dict[str, Tensor]:
     return {name: score_N / best_N for name, score_N in found.items()}
 
 
-def _volumes(outcomes: dict[str, Outcome], targets: int) -> dict[str, Tensor]:
+def front_volumes(outcomes: dict[str, Outcome], targets: int) -> dict[str, Tensor]:
     """Hypervolumes of each method's fronts and of their union, `(T,)`, up to the worst of `auto`'s starts."""
     reference_TK = outcomes["auto"].results[0].reference
     if reference_TK is None:

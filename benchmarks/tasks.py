@@ -140,6 +140,24 @@ def black_box(x: Tensor) -> Task:
     return Task("black box: a thresholded picture", runs, len(x), _losses, whole, gradients=False, resolution=one_value)
 
 
+def smooth_black_box(x: Tensor) -> Task:
+    """A picture matched in its mean square by a function on NumPy arrays: smooth, and without gradients all the same."""
+    runs = []
+    for one in x:
+        match = {
+            "kind": "blackbox",
+            "function": partial(_square, wanted=one.numpy()),
+            "vectorized": True,
+            "name": "mse",
+        }
+        runs.append({"objectives": [match]})
+    return Task("black box: mean square", runs, len(x), _losses, gradients=False)
+
+
+def _square(design: NDArray[Any], *, wanted: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(((design - wanted) ** 2).reshape(len(design), -1).mean(1))
+
+
 def constrained(x: Tensor) -> Task:
     """The nearest design with at most 0.8 of the target's ink."""
     ink_T = ink(x)

@@ -17,6 +17,7 @@ _WHERE = {
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "budget": ("Budget", "Report"),
+    "early": ("early_rungs",),
     "errors": (
         "ConfigError",
         "DecoderError",
@@ -38,6 +39,7 @@ _WHERE = {
     "interfaces": (
         "Candidates",
         "DecoderConfig",
+        "EarlyReports",
         "Evaluation",
         "Interpolator",
         "InterpolatorConfig",
@@ -52,7 +54,7 @@ _WHERE = {
     ),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
-    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "Told"),
+    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "PruneAll", "Told"),
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from latentopt.contest import compare as compare
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
+    from latentopt.early import early_rungs as early_rungs
     from latentopt.errors import (
         ConfigError as ConfigError,
         DecoderError as DecoderError,
@@ -109,6 +112,7 @@ if TYPE_CHECKING:
     from latentopt.interfaces import (
         Candidates as Candidates,
         DecoderConfig as DecoderConfig,
+        EarlyReports as EarlyReports,
         Evaluation as Evaluation,
         Interpolator as Interpolator,
         InterpolatorConfig as InterpolatorConfig,
@@ -128,6 +132,7 @@ if TYPE_CHECKING:
         AskTellOptimizer as AskTellOptimizer,
         AskTellOptimizers as AskTellOptimizers,
         OneATarget as OneATarget,
+        PruneAll as PruneAll,
         Told as Told,
     )
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -267,7 +268,9 @@ def _result(
         design_spread=decoder.probe.spread,
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
-    return whole.take(order)
+    found = whole.take(order)
+    broken = found.infeasible()
+    return found if not broken else dataclasses.replace(found, notes=[*found.notes, broken])
 
 
 def _hypervolumes(problem: Problem, evaluation: Evaluation, outcome: Outcome) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentopt.early import judge_early
 from latentopt.interfaces import Evaluation, SearchState
-from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne, OneATarget, Told
+from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne, OneATarget, PruneAll, Told
 from latentopt.problem import Problem
 from latentopt.rng import RowNoise, derive_seed
 
@@ -66,11 +67,26 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
+    starts: tuple[Evaluation, Tensor]
+    asked: int = 0  # points that optimizers asked for, and those of them that they gave up early
+    pruned: int = 0
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """All the starts that were evaluated, with their targets."""
+        return self.starts
 
     @property
     def notes(self) -> Sequence[str]:
         """What the result should say of how the coordinates were chosen."""
         return self.remarks
+
+    @property
+    def closing_notes(self) -> Sequence[str]:
+        """What the result should say of pruning."""
+        if not self.pruned:
+            return ()
+        return (f"{self.pruned} of {self.asked} candidates were pruned early and spared the full evaluation",)
 
     @property
     def coordinates(self) -> Coordinates:
@@ -137,10 +153,17 @@ class AskTell:
         evaluation = problem.value(z, target)
         told, figures_2N = _told(problem, chart.of(z), evaluation)
         optimizers.add(told, counts)
+        starts = (evaluation, target)
+        pruned_N = np.zeros(len(z), dtype=np.bool_)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
-            filled, found, figures_2M = self._ask_and_tell(problem, chart, optimizers, missing, rng, 0, z, more)
+            filled, found, figures_2M, pruned_M = self._ask_and_tell(
+                problem, chart, optimizers, missing, rng, 0, z, more
+            )
+            pruned_N = np.concatenate(
+                [pruned_N, np.zeros(len(filled), dtype=np.bool_) if pruned_M is None else pruned_M]
+            )
             z, target = torch.cat([z, filled]), torch.cat([target, more])
             evaluation, figures_2N = Evaluation.join([evaluation, found]), np.concatenate([figures_2N, figures_2M], 1)
         best_N = _best_rows(figures_2N, target.cpu().numpy(), targets, self.batch)
@@ -159,8 +182,18 @@ class AskTell:
             targets=targets,
             optimizers=optimizers,
             rng=rng,
-            remarks=chart.notes,
+            remarks=(*chart.notes, *self._spent(max(counts))),
+            starts=starts,
+            asked=sum(missing),
+            pruned=int(pruned_N.sum()),
+            pruned_N=_if_any(pruned_N[best_N], z.device),
         )
+
+    def _spent(self, starts: int) -> list[str]:
+        """What to say where the starts leave nothing to search with."""
+        if self.n_steps > 0:
+            return []
+        return [f"its {self.evaluations} evaluations a target went to the {starts} starts: give more, or fewer starts"]
 
     def _optimizers(self, problem: Problem, chart: Coordinates, targets: list[int], rng: RowNoise) -> AskTellOptimizers:
         if isinstance(self.make, AllTargets):
@@ -175,13 +208,17 @@ class AskTell:
         assert isinstance(state, AskTellState)
         state.step += 1
         counts = [self.batch] * len(state.targets)
-        z_ND, evaluation, figures_2N = self._ask_and_tell(
+        z_ND, evaluation, figures_2N, pruned_N = self._ask_and_tell(
             problem, state.coordinates, state.optimizers, counts, state.rng, state.step, state.z_ND, state.target_N
         )
         rows_N = _places(figures_2N, state.held_2N, len(counts))
         state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
         rows = torch.from_numpy(rows_N).to(z_ND.device)
-        state.z_ND, state.evaluation = z_ND.index_select(0, rows), evaluation.take(rows)
+        state.z_ND, state.evaluation = z_ND[rows], evaluation.take(rows)
+        state.asked, state.pruned_N = state.asked + len(rows_N), None
+        if pruned_N is not None:
+            state.pruned += int(pruned_N.sum())
+            state.pruned_N = _if_any(pruned_N[rows_N], rows.device)
 
     def finish(self, state: SearchState) -> None:
         """The search has ended, or was ended: lets optimizers close what they hold open."""
@@ -200,17 +237,32 @@ class AskTell:
         step: int,
         like: Tensor,
         target_N: Tensor,
-    ) -> tuple[Tensor, Evaluation, Floats]:
-        """Latents, evaluation and figures of so many new points a target, all in one batch."""
+    ) -> tuple[Tensor, Evaluation, Floats, NDArray[np.bool_] | None]:
+        """Latents, evaluation, figures of so many new points a target, all in one batch, and which of them were pruned
+        (None where none can be)."""
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
-        evaluation = problem.value(z_ND, target_N)
-        told, figures_2N = _told(problem, points_NK, evaluation)
+        prune: PruneAll | None = getattr(optimizers, "prune", None)
+        pruned_N = None
+        if prune is None:
+            evaluation = problem.value(z_ND, target_N)
+        else:
+            evaluation, pruned_N = judge_early(
+                problem, z_ND, target_N, lambda rung, merit_N: prune(rung, merit_N, counts)
+            )
+        told, figures_2N = _told(problem, points_NK, evaluation, pruned_N)
         optimizers.tell(told, counts)
-        return z_ND, evaluation, figures_2N
+        return z_ND, evaluation, figures_2N, pruned_N
 
 
-def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) -> tuple[Told, Floats]:
+def _if_any(flags_N: NDArray[np.bool_], device: torch.device) -> Tensor | None:
+    """The flags on the device; None where none is set, which costs no copy."""
+    return torch.from_numpy(flags_N).to(device) if flags_N.any() else None
+
+
+def _told(
+    problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation, pruned_N: NDArray[np.bool_] | None = None
+) -> tuple[Told, Floats]:
     """What optimizers are told, and the figures `(2, N)` that rank rows: the one copy from the device."""
     rows = [evaluation.loss_M, evaluation.merit_M, evaluation.violation_M]
     front = problem.pareto
@@ -226,7 +278,7 @@ def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) 
     sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
     if not sound.all():
         figures_2N = _figures(figures_2N.copy())
-        failed = ~sound.all(0)
+        failed = ~sound.all(0) if pruned_N is None else ~sound.all(0) & ~pruned_N
         loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
         objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)
     told = Told(

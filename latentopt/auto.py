@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import torch
 
 from latentopt import rng
+from latentopt.budget import Budget
 from latentopt.problem import Problem
 
 _Search = dict[str, Any]
 Searches = list[_Search | list[_Search]]
-_TIMED = 2  # rows whose price is measured
+_TIMED, _TIMED_CHEAP = 2, 64  # rows whose price is measured, first and where they are cheap
 _KEEP = 4  # basins a target that are polished
 _MODEL_DIM = 32  # latent values up to which Optuna's samplers take all of them as coordinates
 _LEAST_STEPS, _MOST_FACTOR = 10, 4.0
 # A Gaussian process takes about this long to ask for a point (docs/performance.md, "Without gradients"): where a row takes
 # longer, 80 of its points are worth more than 200 of CMA-ES.
 _EXPENSIVE_SECONDS = 0.1
-_CHEAP_EVALUATIONS, _DEAR_EVALUATIONS = 2000, 80
+_DEAR_EVALUATIONS = 80
+# CMA-ES finds more of a rugged objective with populations twice the usual, and then 5000 evaluations gain more than 2000 do;
+# above this price of a row they would take longer than half a minute ("What auto chooses").
+_CHEAP_SECONDS = 0.005
+_CHEAP_EVALUATIONS, _EVALUATIONS, _WIDER = 5000, 2000, 2
+# Of so few rows a Gaussian process makes most (80 on digits: 0.0095 against 0.037 by CMA-ES), at a tenth of a second each, so
+# not for more than so many in all; below 1000 populations half the usual do better (150: 0.024 against 0.034, 600: 0.0072
+# against 0.0091).
+_FEW, _MODELLED, _SHORT = 100, 400, 1000
 
 
-def choose(problem: Problem, rows: int | None, n_starts: int) -> tuple[Searches, str]:
+def choose(problem: Problem, budget: Budget, n_starts: int) -> tuple[Searches, str]:
     """The searches of `auto` for this problem, and in words what was chosen and why.
 
-    `rows` is the run's budget, None for none; `n_starts` the rows that begin, all targets. What is chosen follows from the
+    `n_starts` are the rows that begin, all targets. What is chosen follows from the
     problem, but for the price of a row where there are no gradients, which is measured. The figures behind it stand in
-    docs/performance.md, under "What auto chooses" and "Without gradients"; fronts and the steps of constraints were tried by
-    hand.
+    docs/performance.md, under "What auto chooses" and "Without gradients".
     """
     if problem.without_gradient:
-        return _without_gradients(problem, rows)
+        return _without_gradients(problem, budget)
+    rows = budget.rows
     searches, words = _with_gradients(problem)
     each = n_starts / problem.targets
     natural = sum(_rows(entry, n_starts) for entry in searches) + 2 * n_starts
@@ -59,31 +69,53 @@ def _with_gradients(problem: Problem) -> tuple[Searches, str]:
     return [race, {"kind": "lbfgs", "steps": 60}], why
 
 
-def _without_gradients(problem: Problem, rows: int | None) -> tuple[Searches, str]:
-    seconds, names = _seconds_a_row(problem), ", ".join(map(repr, problem.without_gradient))
-    each = None if rows is None else max(1, rows // problem.targets)
+def _without_gradients(problem: Problem, budget: Budget) -> tuple[Searches, str]:
+    seconds, names = seconds_a_row(problem), ", ".join(map(repr, problem.without_gradient))
+    each = _rows_a_target(problem, budget, seconds)
     why = f"no gradient reaches the latents from {names}"
     if problem.pareto:
-        size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
-        search: _Search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": size, "batch": 50}
+        search: _Search = {"kind": "optuna", "sampler": "nsgaii", "evaluations": min(_EVALUATIONS, each), "batch": 50}
         return [search], f"auto chose optuna's NSGA-II: {why}, and a front is asked for"
-    if seconds > _EXPENSIVE_SECONDS and problem.space.dim <= _MODEL_DIM:
-        size = min(_DEAR_EVALUATIONS, each or _DEAR_EVALUATIONS)
-        search = {"kind": "optuna", "sampler": "gp", "evaluations": size}
-        return [search], f"auto chose optuna's GP: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
-    size = min(_CHEAP_EVALUATIONS, each or _CHEAP_EVALUATIONS)
-    return [{"kind": "cmaes", "evaluations": size}], f"auto chose cmaes: {why}, and a row takes {seconds:.2g} s"
+    if problem.space.dim <= _MODEL_DIM:
+        if seconds > _EXPENSIVE_SECONDS:
+            search = {"kind": "optuna", "sampler": "gp", "evaluations": min(_DEAR_EVALUATIONS, each)}
+            return [search], f"auto chose optuna's GP: {why}, and a row takes {seconds:.2g} s, so few can be afforded"
+        if each <= _FEW and each * problem.targets <= _MODELLED:
+            search = {"kind": "optuna", "sampler": "gp", "evaluations": each}
+            return [search], f"auto chose optuna's GP: {why}, and of {each} rows a target a model makes most"
+    size = min(_CHEAP_EVALUATIONS if seconds < _CHEAP_SECONDS else _EVALUATIONS, each)
+    usual, search = 4 + math.floor(3 * math.log(problem.space.dim)), {"kind": "cmaes", "evaluations": size}
+    if size == _CHEAP_EVALUATIONS:
+        search["population"] = _WIDER * usual
+    elif size < _SHORT:
+        search |= {"population": max(4, usual // 2), "sigma": 0.3}
+    return [search], f"auto chose cmaes ({size} evaluations): {why}, and a row takes {seconds:.2g} s"
 
 
-def _seconds_a_row(problem: Problem) -> float:
-    """What it takes to decode and judge one row, from a few prior draws."""
-    z_MD = problem.project(problem.space.draw(_TIMED, rng.generator(0)).to(problem.decoder.device))
+def _rows_a_target(problem: Problem, budget: Budget, seconds: float) -> int:
+    """How many rows a target the budget allows, by its rows and its seconds."""
+    limits = [_CHEAP_EVALUATIONS * problem.targets]
+    if budget.rows is not None:
+        limits.append(budget.rows)
+    if budget.seconds is not None and seconds > 0:
+        limits.append(int(budget.seconds / seconds))
+    return max(1, min(limits) // problem.targets)
+
+
+def seconds_a_row(problem: Problem) -> float:
+    """What it takes to decode and judge one row, from a few prior draws; where rows are cheap, as one of a batch."""
+    found = _timed(problem, _TIMED)
+    return found if found > _CHEAP_SECONDS else min(found, _timed(problem, _TIMED_CHEAP))
+
+
+def _timed(problem: Problem, n: int) -> float:
+    z_MD = problem.project(problem.space.draw(n, rng.generator(0)).to(problem.decoder.device))
     z_MD = z_MD.to(problem.decoder.latent_dtype)
-    target_M = torch.arange(_TIMED, device=z_MD.device) % problem.targets
+    target_M = torch.arange(n, device=z_MD.device) % problem.targets
     began = time.perf_counter()
     with problem.decoder.frozen():
         problem.value(z_MD, target_M)
-    return (time.perf_counter() - began) / _TIMED
+    return (time.perf_counter() - began) / n
 
 
 def _rows(entry: _Search | list[_Search], n_starts: int) -> float:

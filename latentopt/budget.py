@@ -50,21 +50,26 @@ class Clock:
         """Forward plus backward rows used: what a budget counts."""
         return self.forward + self.backward
 
-    def allows(self, rows: int, share: Budget | None = None) -> bool:
-        """Whether the budget (or a `share` of it, counted from the run's beginning too) covers this many rows more, and
-        time is left."""
+    def allows(self, rows: int, share: Budget | None = None, seconds: float = 0.0) -> bool:
+        """Whether the budget (or a `share` of it, counted from the run's beginning too) covers this many rows and seconds
+        more, and time is left."""
         limit = share or self.budget
         if limit.rows is not None and self.rows + rows > limit.rows:
             return False
-        return limit.seconds is None or self.seconds < limit.seconds
+        return limit.seconds is None or self.seconds + seconds < limit.seconds
 
-    def share(self, part: int, of: int, reserve: int, began: tuple[int, float]) -> Budget:
-        """The end of entrant `part`'s equal share (0, 1, ... `of` them) of what is left of the budget since `began`."""
+    def covers(self, rows: int) -> bool:
+        """Whether the budget covers this many rows more, whatever the time: a run whose time was up before it began goes
+        ahead with its starts, as it has nothing to return without them."""
+        return self.budget.rows is None or self.rows + rows <= self.budget.rows
+
+    def share(self, part: float, reserve: int, began: tuple[int, float]) -> Budget:
+        """The budget up to this part (0 to 1) of what was left of it when it `began`."""
         rows, seconds = self.budget.rows, self.budget.seconds
         if rows is not None:
-            rows = began[0] + (rows - reserve - began[0]) * (part + 1) // of + reserve
+            rows = began[0] + int((rows - reserve - began[0]) * part) + reserve
         if seconds is not None:
-            seconds = began[1] + (seconds - began[1]) * (part + 1) / of
+            seconds = began[1] + max(0.0, seconds - began[1]) * part
         return self.budget.model_copy(update={"rows": rows, "seconds": seconds})
 
 

@@ -73,6 +73,11 @@ def front(result: Result, *, title: str, subtitle: str = "", target: int = 0) ->
     volume = "" if result.hypervolumes is None else f". Hypervolume {float(result.hypervolumes[target]):.4g}"
     more = f". Target {target} of {result.n_targets}" if result.n_targets > 1 else ""
     figure.text(0.03, 0.893, f"{subtitle}. {len(rows)} designs{volume}{more}", size=8, color=QUIET, parse_math=False)
+    if not len(rows):
+        figure.text(
+            0.5, 0.45, f"No design keeps the constraints: {result.infeasible()}", size=8, color=INK, ha="center"
+        )
+        return figure
     outside = ~rows.realism.inside
     for index, (across, up) in enumerate(pairs):
         axes = figure.add_subplot(1, len(pairs), index + 1)

@@ -140,7 +140,7 @@ def optimize(
         typer.Option(
             "--search",
             "-s",
-            help="How to search: auto, a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain. '[adam, lbfgs]': a race.",
+            help="How to search: auto, a kind or '{kind: ..., lr: 0.1}'. Repeated: a chain. '\\[adam, lbfgs]': a race.",
         ),
     ] = None,
     starts: Annotated[
@@ -192,7 +192,7 @@ def compare(
             "--search",
             "-s",
             metavar="SEARCH...",
-            help="Searches to compare: kinds, '{kind: ..., lr: 0.1}', or '[optuna, adam]' for a chain. "
+            help="Searches to compare: kinds, '{kind: ..., lr: 0.1}', or '\\[optuna, adam]' for a chain. "
             "Random draws are always among them. Default: the run file's own.",
         ),
     ] = None,

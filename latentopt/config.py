@@ -183,6 +183,8 @@ def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any])
     if isinstance(value, dict) and "kind" not in value:
         return Array(value["path"], key=value.get("key")) if "path" in value else handler(value)
     if isinstance(value, str):
+        if value.endswith((".npy", ".npz", ".safetensors")):
+            return handler({"path": value})
         known = {**registry.kinds("samplers"), "mean": None, "encoder": None}
         if value not in known:
             raise ValueError(f"unknown start {value!r}{suggest(value, known)}; known: {', '.join(sorted(known))}")

@@ -29,6 +29,7 @@ BASELINE = "random"
 ROWS_A_TARGET = 2000
 _SLOTS = 64  # of as many draws the baseline keeps one, as what it keeps is decoded once more at the end
 _GRID = 160  # places on the axis of a curve, beside the ends of the runs
+_SPENT = 0.8  # of the rows: a run that its budget ended with fewer was ended by the clock
 
 
 def compare(
@@ -203,13 +204,21 @@ class _Contest:
         general = self.said[baseline]
         found = [(baseline, note) for note in general]
         found += [(name, note) for name in runs for note in self.said[name] if note not in general]
-        worth = [(name, note) for name, note in found if not note.startswith("the budget ended in stage")]
+        worth = [
+            (name, note)
+            for name, note in found
+            if not note.startswith(("the budget ended in stage", "its share of the budget ended in"))
+        ]
         return [note if name == baseline else f"{name}: {note}" for name, note in worth]
 
     def _late(self, runs: dict[str, tuple[SeedRun, ...]]) -> list[str]:
         """Whom the clock stopped before their rows were spent."""
-        limit = self.config.budget.seconds
-        late = [name for name, found in runs.items() if limit and any(run.seconds >= limit for run in found)]
+        limit, rows = self.config.budget.seconds, self.config.budget.rows or 0
+
+        def is_late(run: SeedRun) -> bool:
+            return run.stopped == "budget" and run.rows < _SPENT * rows
+
+        late = [name for name, found in runs.items() if limit and any(map(is_late, found))]
         return [f"the limit of {limit:g} s ended runs before their rows were spent: {', '.join(late)}"] if late else []
 
 

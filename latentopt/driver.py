@@ -10,13 +10,17 @@ from torch import Tensor
 
 from latentopt import memory
 from latentopt.archive import SIZE, Archive
-from latentopt.budget import Clock, Report
+from latentopt.budget import Budget, Clock, Report
 from latentopt.errors import ConfigError, DivergedError
 from latentopt.problem import Problem
 from latentopt.ranking import Best, distinct, ranked
 from latentopt.stagerun import Stage, StageRun, final_rows
 
 Entry = Stage | Sequence[Stage]  # one search, or several that race
+
+
+def _whose(share: Budget | None) -> str:
+    return "the budget" if share is None else "its share of the budget"
 
 
 @dataclass
@@ -53,8 +57,9 @@ def drive(
 ) -> Outcome:
     """Runs the stages in order on starts `(N, D)` for their targets `(N,)`, each from the best rows of the one before.
 
-    A stage that is a list is a race: its searches begin from the same rows, each with an equal share of the rows and seconds
-    that are left, and the best distinct rows of all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
+    Where the budget is less than the stages would use, each has a share in proportion to that. A stage that is a list is a
+    race: its searches begin from the same rows, each with an equal part of the stage's share, and the best distinct rows of
+    all of them go on. Stops at the budget, or at an interrupt (Ctrl-C), with
     the best so far. The final evaluation of the returned rows is kept within the budget. Raises `ConfigError` where the
     budget does not cover the starts, `DivergedError` where no row has a finite loss.
     """
@@ -114,20 +119,24 @@ class _Drive:
         z_ND, runs = starts.z_ND, list[StageRun]()
         began = (self.clock.rows, self.clock.seconds)
         reserve = final_rows(self.problem, self._most_kept(entrants, len(z_ND)))
+        part = self._part(index, len(z_ND))
         ended = []
         for entrant, stage in enumerate(entrants):
             least = final_rows(self.problem, self._most_kept(entrants, len(z_ND), steps=False))
             least += self._first(stage, len(z_ND))
-            share = self.clock.share(entrant, len(entrants), reserve, began) if len(entrants) > 1 else None
-            if not self.clock.allows(least, share):
-                if first and not runs and entrant + 1 == len(entrants):
+            share = None
+            if len(entrants) > 1 or part < 1:
+                share = self.clock.share(part * (entrant + 1) / len(entrants), reserve, began)
+            alone = first and not runs and entrant + 1 == len(entrants)  # without it there is nothing to return
+            if not (self.clock.covers(least) if alone else self.clock.allows(least, share)):
+                if alone:
                     raise ConfigError(
                         f"a budget of {self.clock.budget.rows} rows does not cover {len(z_ND)} starts and their final "
                         f"evaluation, which take {least}, after {self.clock.forward} rows of screening and encoding: "
-                        "raise budget.rows"
+                        "raise budget.rows, or give fewer starts, screened from fewer draws"
                     )
                 ended.append("budget")
-                self.notes.append(f"the budget ended before stage {index + 1} ({stage.name})")
+                self.notes.append(f"{_whose(share)} ended before stage {index + 1} ({stage.name})")
                 continue
             run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
             how = ""
@@ -147,15 +156,28 @@ class _Drive:
                     run.note_best()
             finally:
                 run.finish()
-            self._note_end(run, how, index, z_ND)
+            self._note_end(run, how, index, z_ND, share)
             if self.stopped == "interrupted":
                 break
         over = len(ended) == len(entrants) and all(one == "budget" for one in ended)
-        if over and self.stopped == "finished":
+        if over and self.stopped == "finished" and part == 1:
             self.stopped = "budget"
             if runs and index + 1 < len(self.stages):
                 self.notes[-1] += "; the stages after it did not run"
         return self._handed_over(runs, entrants, len(z_ND)) if runs else None
+
+    def _part(self, index: int, starts: int) -> float:
+        """The part of what is left of the budget that a stage may take: as it needs, and no more than leaves as much to the
+        later ones in proportion to what they need."""
+        needs = []
+        for entrants in self.stages[index:]:
+            needs.append(sum(self._first(stage, starts) * (1 + stage.search.n_steps) for stage in entrants))
+            keep = self._keep(entrants, starts)
+            starts = starts if keep is None else min(starts, keep * self.problem.targets)
+        left = None if self.clock.budget.rows is None else self.clock.budget.rows - self.clock.rows
+        if len(needs) == 1 or (self.clock.budget.seconds is None and (left is None or sum(needs) <= left)):
+            return 1.0
+        return needs[0] / sum(needs)
 
     def _first(self, stage: Stage, starts: int) -> int:
         """Rows that a search takes to begin."""
@@ -189,13 +211,14 @@ class _Drive:
         place = f"{run.index}" if entrants == 1 else f"{run.index}.{run.entrant}"
         self.kept |= {f"{place}.{name}": value.cpu() for name, value in run.state.kept().items()}
         if self.problem.pareto and self.reference_TK is None:
-            losses_NK = self.problem.objectives(run.state.evaluation)
+            evaluation, target_N = run.state.begun
+            losses_NK = self.problem.objectives(evaluation)
             worst_TK = losses_NK.new_full((self.problem.targets, losses_NK.shape[1]), -float("inf"))
-            where = run.state.target_N[:, None].expand_as(losses_NK)
+            where = target_N[:, None].expand_as(losses_NK)
             finite_NK = torch.where(torch.isfinite(losses_NK), losses_NK, worst_TK[0])
             self.reference_TK = worst_TK.scatter_reduce(0, where, finite_NK, "amax")
 
-    def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor) -> None:
+    def _note_end(self, run: StageRun, ended: str, index: int, z_ND: Tensor, share: Budget | None) -> None:
         lost = run.lost()
         self.diverged += lost
         stage = run.stage
@@ -204,9 +227,10 @@ class _Drive:
             self.notes.append(
                 f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
             )
+        self.notes.extend(f"{text}, in stage {index + 1} ({stage.name})" for text in run.closing_notes())
         if ended == "budget":
             where = f"at step {run.state.step} of {stage.search.n_steps}"
-            self.notes.append(f"the budget ended in stage {index + 1} ({stage.name}), {where}")
+            self.notes.append(f"{_whose(share)} ended in stage {index + 1} ({stage.name}), {where}")
 
     def _handed_over(self, runs: list[StageRun], entrants: list[Stage], starts: int) -> Best:
         """The best rows of all entrants, ranked: as many a target as are to be kept, the front where there is one."""

@@ -115,6 +115,19 @@ class LeastSquares(Objective, Protocol):
     def residuals(self, candidates: Candidates, /) -> Tensor: ...
 
 
+@runtime_checkable
+class EarlyReports(Objective, Protocol):
+    """An objective that is dear, such as a simulator, and can tell early about what it will say.
+
+    `early(candidates, rung)` estimates the value, `(M,)`, at rung 0 to `rungs - 1`, each better and dearer than the one
+    before; the call itself gives the value. A search that prunes spares rows the value where estimates are poor.
+    """
+
+    rungs: int
+
+    def early(self, candidates: Candidates, rung: int, /) -> Tensor: ...
+
+
 class Sampler(Protocol):
     """Draws n latents `(n, D)`; the first k of n are those of k."""
 
@@ -146,10 +159,33 @@ class SearchState:
     done_N: Tensor
     step: int
     steering: Steering | None = field(default=None, kw_only=True)
+    pruned_N: Tensor | None = field(default=None, kw_only=True)  # rows given up early: infinite, and yet not lost
 
     @property
     def notes(self) -> Sequence[str]:
-        """What the result should say of how the search set itself up."""
+        """What the result should say of how the search set itself up; asked for after `init`.
+
+        Of a state with a field `gradient_ND`, the gradient at `z_ND`: how many starts cannot move, for want of a finite one.
+        """
+        gradient_ND = getattr(self, "gradient_ND", None)
+        if gradient_ND is None:
+            return ()
+        stuck = int((~torch.isfinite(gradient_ND)).any(1).sum())
+        if not stuck:
+            return ()
+        return (
+            f"the gradient of {stuck} of {len(gradient_ND)} starts is NaN or infinite, so they cannot move: look at the "
+            "objectives there (a root or a logarithm of 0?), or use a search without gradients",
+        )
+
+    @property
+    def begun(self) -> tuple[Evaluation, Tensor]:
+        """What `init` found of the starts and the targets that they are for: fewer rows may have gone into the state."""
+        return self.evaluation, self.target_N
+
+    @property
+    def closing_notes(self) -> Sequence[str]:
+        """What the result should say of how the search went."""
         return ()
 
     def kept(self) -> dict[str, Tensor]:
@@ -296,6 +332,9 @@ class SearchConfig(PluginConfig):
     stop_at: float | None = None
     stop_gain: float = Field(default=0.0, ge=0, lt=1)
     stop_window: int = Field(default=20, ge=1)
+
+    def check(self, problem: Problem) -> None:
+        """Raise `ConfigError` where the search is not for this problem. Called when a run is planned."""
 
     def build(self, decoder: Decoder) -> Search:
         """The search."""

@@ -148,6 +148,11 @@ def as_designs(designs: Tensor, n: int, shape: tuple[int, ...] | None, like: Ten
         raise DecoderError(f"decoder {name!r} returns complex numbers: return torch.view_as_real of them")
     if designs.layout is not torch.strided:
         raise DecoderError(f"decoder {name!r} returns a sparse tensor: return .to_dense()")
+    if designs.ndim == 1 and len(designs) == n:
+        raise DecoderError(
+            f"decoder {name!r} returned one number a latent ({describe(designs)}), and a design has one axis at least: "
+            "return .unsqueeze(1) of them"
+        )
     if designs.ndim < 2 or designs.shape[0] != n or (shape is not None and designs.shape[1:] != shape):
         each = "" if shape is None else f" of shape {shape}"
         raise DecoderError(

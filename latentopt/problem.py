@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from latentopt import rng
 from latentopt.decoder import Decoder
-from latentopt.errors import ConfigError, GradientError, ObjectiveError
-from latentopt.goals import Bound, Goal, goal_loss
-from latentopt.interfaces import Candidates, Evaluation, LeastSquares, Objective, ObjectiveConfig
+from latentopt.errors import ConfigError, GradientError
+from latentopt.goals import Bound, goal_loss
+from latentopt.interfaces import Candidates, Evaluation, LeastSquares
 from latentopt.linearize import Linearized, Linearizer
-from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
+from latentopt.outputs import is_out_of_memory
 from latentopt.regions import Region
 from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
+from latentopt.terms import Term
 
 _CHECK_ROWS = 4
 # Weight of a broken constraint's squared violation in what searches minimize (the quadratic penalty method,
@@ -25,36 +25,6 @@ _CHECK_ROWS = 4
 PENALTY = 100.0
 # A margin is a thousandth of its bound, so this many of its epsilons are four of the bound's.
 _ROUNDING = 4e3
-
-
-@dataclass(frozen=True)
-class Term:
-    """One objective or constraint, built: its callable, goal and weight, and whether it sees whole targets."""
-
-    name: str
-    function: Objective
-    goal: Goal = "minimize"
-    weight: float = 1.0
-    across_rows: bool = False
-
-
-def build_terms(configs: Sequence[ObjectiveConfig], decoder: Decoder, taken: Sequence[str] = ()) -> list[Term]:
-    """Terms of these configs; a second term of one name is called `name_2`."""
-    names = list(taken)
-    terms = []
-    for config in configs:
-        stem = config.name or (config.kind_name() if config.kind_name() != "callable" else _called_name(config))
-        name, count = stem, 2
-        while name in names:
-            name, count = f"{stem}_{count}", count + 1
-        names.append(name)
-        terms.append(Term(name, config.build(decoder), config.goal, config.weight, config.across_rows))
-    return terms
-
-
-def _called_name(config: ObjectiveConfig) -> str:
-    name = getattr(getattr(config, "function", None), "__name__", "callable")
-    return "callable" if name == "<lambda>" else str(name)
 
 
 class Problem:
@@ -287,12 +257,16 @@ class Problem:
         return self.region.project(z_MD)
 
     def _evaluate(self, candidates: Candidates, steering: Steering | None = None) -> Evaluation:
-        n = candidates.latents.shape[0]
+        values = [term.values(candidates) for term in (*self.terms, *self.constraints)]
+        return self.combined(values, candidates.latents.shape[0], steering)
+
+    def combined(self, values: Sequence[Tensor], n: int, steering: Steering | None = None) -> Evaluation:
+        """The evaluation of n rows of these values, each `(n,)`: one of every objective, then one of every constraint."""
         zero_M, _ = self._constants(n)
         terms: dict[str, Tensor] = {}
         parts: list[Tensor] = []
-        for term in self.terms:
-            terms[term.name] = value_M = self._call(term, candidates, n)
+        for term, value_M in zip(self.terms, values, strict=False):
+            terms[term.name] = value_M
             part = goal_loss(term.goal, value_M)
             parts.append(part if term.weight == 1.0 else part * term.weight)
         loss = sum(parts[1:], parts[0]) if parts else zero_M
@@ -303,7 +277,7 @@ class Problem:
             return Evaluation(loss, merit, zero_M, terms)
         violation, penalty, signed = zero_M, zero_M, []
         for index, term in enumerate(self.constraints):
-            terms[term.name] = value_M = self._call(term, candidates, n)
+            terms[term.name] = value_M = values[len(self.terms) + index]
             goal = self._bound(term)
             signed.append(self._signed(index, value_M))
             shortfall = goal.shortfall(value_M)
@@ -328,20 +302,6 @@ class Problem:
             self._zero_M, self._one_M = self._zero.expand(n), (self._zero + 1).expand(n)
         return self._zero_M, self._one_M
 
-    def _call(self, term: Term, candidates: Candidates, n: int) -> Tensor:
-        try:
-            value = term.function(candidates)
-        except (*FAILURES, MemoryError, OSError, ImportError) as error:
-            if is_out_of_memory(error):
-                raise  # fewer rows may do
-            raise ObjectiveError(
-                f"objective {term.name!r} fails on designs of shape {tuple(candidates.designs.shape)} "
-                f"({type(error).__name__}: {first_line(error)}): make it take a batch of designs and give one number a row"
-            ) from error
-        if not isinstance(value, Tensor) or value.shape != (n,) or not value.is_floating_point():
-            raise ObjectiveError(_wrong_value(term.name, value, n))
-        return value
-
     # ------------------------------------------------------------------ at the door
 
     def check(self) -> None:
@@ -358,7 +318,11 @@ class Problem:
             designs = self.decoder.forward(z)
             candidates = Candidates(z, designs, target_M)
             for term in (*self.terms, *self.constraints):
-                self._check_term(term, candidates)
+                looked = term.look(candidates, self.targets)
+                if not looked.has_gradient:
+                    self._without_gradient.append(term.name)
+                if looked.constant is not None:
+                    self._constant[term.name] = looked.constant
             if self.constraints:
                 self._scale_constraints(self._evaluate(candidates).detach())
 
@@ -388,32 +352,6 @@ class Problem:
         loss_1, unit_C = spread(draws.loss_M[:, None]), weights_C.clamp(min=1e-12) / broken_C.square()
         self.penalties_C = 20 * unit_C * (torch.ones_like(loss_1) if self.pareto else loss_1)
         self._fixed = (PENALTY * unit_C * loss_1).tolist()
-
-    def _check_term(self, term: Term, candidates: Candidates) -> None:
-        aims = getattr(term.function, "targets", 1)
-        if isinstance(aims, int) and aims not in (1, self.targets):
-            raise ConfigError(
-                f"objective {term.name!r} has {aims} targets of its own and the run has {self.targets}: give it one, or pass "
-                "all of them as the task's target"
-            )
-        value = self._call(term, candidates, len(candidates.latents))
-        bad = ~torch.isfinite(value)
-        if bool(bad.all()):
-            raise ObjectiveError(
-                f"objective {term.name!r} gives {float(value.detach()[0])} for every draw from the prior: "
-                "it must give finite numbers on the designs that the decoder makes"
-            )
-        if len(value) > 1 and bool((value == value[0]).all()):
-            self._constant[term.name] = float(value.detach()[0])
-        if not value.requires_grad:
-            self._without_gradient.append(term.name)
-            return
-        weights = torch.arange(1.0, len(value) + 1, dtype=value.dtype, device=value.device)  # unequal, as in the probe
-        (gradient,) = torch.autograd.grad(
-            (value.nan_to_num() * weights).sum(), candidates.latents, retain_graph=True, allow_unused=True
-        )
-        if gradient is None or not bool((gradient != 0).any()):
-            self._without_gradient.append(term.name)
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -457,15 +395,3 @@ class Problem:
 
 def _some(steering: Steering | None, rows: slice) -> Steering | None:
     return None if steering is None else steering.take(rows)
-
-
-def _wrong_value(name: str, value: object, n: int) -> str:
-    got = describe(value)
-    if isinstance(value, Tensor) and value.shape == (n,):
-        got = f"{value.dtype} numbers"
-    remedy = "return one number a row and do not reduce over rows, for example .flatten(1).mean(1)"
-    if isinstance(value, Tensor) and value.is_complex():
-        remedy = "return real numbers, for example .abs()"
-    elif isinstance(value, Tensor) and value.shape == (n,):
-        remedy = "return floating-point numbers, for example with .float()"
-    return f"objective {name!r} returned {got} for {n} rows, expected a float tensor of shape ({n},): {remedy}"

@@ -100,9 +100,27 @@ class Result:
         return len(self.losses)
 
     def __repr__(self) -> str:
+        if not len(self):
+            return f"Result(no designs, {self.stopped})"
         losses = ", ".join(f"{float(loss):.4g}" for loss in torch.as_tensor(self.best.loss).flatten()[:4])
         more = ", ..." if self.n_targets > 4 else ""
-        return f"Result({len(self)} designs, best loss {losses}{more}, {self.stopped}; {self.realism})"
+        words = "; ".join(filter(None, [self.stopped, self.infeasible(), str(self.realism)]))
+        return f"Result({len(self)} designs, best loss {losses}{more}, {words})"
+
+    def infeasible(self) -> str:
+        """How the best rows break the constraints, in words; empty where they keep them."""
+        first = self._firsts()
+        broken = first[~self.feasible[first]]
+        if not len(broken):
+            return ""
+        which = f" for {len(broken)} of {len(first)} targets" if len(first) > 1 else ""
+        most = f"{'up to ' if len(broken) > 1 else ''}{float(self.violations[broken].max()):.3g}"
+        return f"no design keeps the constraints{which}: the best break them by {most}"
+
+    def _firsts(self) -> Tensor:
+        """The first row of each target that has any."""
+        first = [int(torch.nonzero(self.target_index == t)[0, 0]) for t in sorted(set(self.target_index.tolist()))]
+        return torch.tensor(first, dtype=torch.long)
 
     @property
     def feasible(self) -> Tensor:
@@ -110,17 +128,23 @@ class Result:
         return self.violations == 0
 
     @property
+    def constrained(self) -> bool:
+        """Whether there were constraints to keep."""
+        return bool(self.config.get("task", {}).get("constraints"))
+
+    @property
     def n_targets(self) -> int:
         """T, the number of targets."""
-        return int(self.target_index.max()) + 1
+        return int(self.target_index.max()) + 1 if len(self) else 0
 
     @property
     def best(self) -> Best:
-        """The first row of each target: its best."""
-        first = [int(torch.nonzero(self.target_index == t)[0, 0]) for t in sorted(set(self.target_index.tolist()))]
-        rows = torch.tensor(first)
+        """The first row of each target: its best. Raises `ConfigError` where there is no row at all."""
+        rows = self._firsts()
+        if not len(rows):
+            raise ConfigError("these are no designs at all, so none is the best: look at len() first")
         found = self.take(rows)
-        if len(first) > 1:
+        if len(rows) > 1:
             return Best(found.latents, found.designs, found.losses, found.terms, found.realism, found.feasible)
         terms = {name: float(value[0]) for name, value in found.terms.items()}
         return Best(
@@ -149,6 +173,8 @@ class Result:
         rows = torch.nonzero(self.target_index == target)[:, 0]
         if not len(rows):
             raise ConfigError(f"target {target} has no rows: targets go from 0 to {self.n_targets - 1}")
+        if k < 0:
+            raise ConfigError(f"top takes a number of rows, got {k}")
         if distinct is False or distinct is None:
             return self.take(rows[:k])
         latent, design = self._thresholds(distinct, rows)

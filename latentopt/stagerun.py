@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class _Seen(NamedTuple):
     violation_N: Tensor
     losses_NK: Tensor | None
     step: int
+    pruned_N: Tensor | None = None
 
 
 class StageRun:
@@ -77,7 +78,7 @@ class StageRun:
 
     def start(self) -> None:
         z_ND, target_N = self._starts.z_ND, self._starts.target_N
-        before = self.clock.rows
+        before, began = self.clock.rows, self.clock.seconds
         noise = RowNoise(self._seed, self.index + (self.entrant << 16), len(z_ND))
         state = self.stage.search.init(self.problem, z_ND, target_N, noise)
         self.state: SearchState = state
@@ -93,6 +94,7 @@ class StageRun:
         stepping = getattr(self.stage.search, "step_rows", None)
         used = self.clock.rows - before
         self._step_cost = used if stepping is None else stepping(self.problem, len(state.z_ND))
+        self._step_seconds = self.clock.seconds - began
         self._round_cost = 0
         self._changed = getattr(self.stage.search, "changed", None)
         front = self.archive if self.index else None  # the first searches to race set out alike, whoever goes first
@@ -145,14 +147,15 @@ class StageRun:
         self._compact()
         while state.step < search.n_steps:
             turn = state.steering is not None and state.step > 0 and state.step % round_every == 0
-            if not clock.allows(self._step_cost + turn * self._round_cost + reserve, share):
+            rows = self._step_cost + turn * self._round_cost + reserve
+            if not clock.allows(rows, share, self._step_seconds * rows / max(1, self._step_cost)):
                 stopped = "budget"
                 break
             if turn:
                 self._next_round()
-            before = clock.rows
+            before, began = clock.rows, clock.seconds
             search.step(self.problem, state)
-            self._step_cost = clock.rows - before
+            self._step_cost, self._step_seconds = clock.rows - before, clock.seconds - began
             self._see()
             if state.step % every == 0:
                 self._report(history, on_report)
@@ -178,7 +181,8 @@ class StageRun:
         """Keep hold of what the step made. A step replaces its tensors and never writes into them, so no copy is needed."""
         state, evaluation = self.state, self.state.evaluation
         losses_NK = None if self.archive is None else self.problem.objectives(evaluation)
-        self._pending.append(_Seen(state.z_ND, evaluation.loss_M, evaluation.violation_M, losses_NK, state.step))
+        figures = state.z_ND, evaluation.loss_M, evaluation.violation_M
+        self._pending.append(_Seen(*figures, losses_NK, state.step, state.pruned_N))
         if len(self._pending) >= self._window:
             self.note_best()
 
@@ -219,7 +223,11 @@ class StageRun:
         if self.archive is not None:
             self._add_to_front(seen)
         if state.rows_restart:
-            self.failed_N = self.failed_N + (~finite_WN[1:]).sum(0)
+            lost_WN = ~finite_WN[1:]
+            for row, one in enumerate(seen):
+                if one.pruned_N is not None:
+                    lost_WN[row] &= ~one.pruned_N
+            self.failed_N = self.failed_N + lost_WN.sum(0)
         self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
 
     def _add_to_front(self, seen: list[_Seen]) -> None:
@@ -342,6 +350,10 @@ class StageRun:
     def lost(self) -> int:
         """How many rows turned NaN or infinite; of an ask/tell search, how many evaluations."""
         return int((~self.ok_N).sum() + self.failed_N.sum()) if self.started else 0
+
+    def closing_notes(self) -> Sequence[str]:
+        """What the search says of how it went."""
+        return self.state.closing_notes if self.started else ()
 
     def why_all_diverged(self) -> str:
         """The error of a run in which no row has a finite loss."""

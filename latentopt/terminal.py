@@ -73,13 +73,15 @@ def show_result(screen: Screen, result: Result) -> None:
     """Each target's best design in a table, then realism, cost and notes in words."""
     firsts = [int((result.target_index == t).nonzero()[0, 0]) for t in result.target_index.unique().tolist()]
     terms = list(result.terms)
-    columns = ["target", "loss", *(name for name in terms if name != "loss"), "feasible", "realism"]
-    table = _table(*columns, right=columns[:-2])
+    held = [] if not result.constrained else ["feasible"]
+    figures = ["target", "loss", *(name for name in terms if name != "loss")]
+    table = _table(*figures, *held, "realism", right=figures)
     for row in firsts[:_MOST_TARGETS]:
-        values = [f"{float(result.terms[name][row]):.4g}" for name in columns[2:-2]]
+        values = [f"{float(result.terms[name][row]):.4g}" for name in figures[2:]]
         inside = "inside" if bool(result.realism.inside[row]) else "outside"
         feasible = "yes" if bool(result.feasible[row]) else f"no, by {float(result.violations[row]):.2g}"
-        table.add_row(str(int(result.target_index[row])), f"{float(result.losses[row]):.4g}", *values, feasible, inside)
+        kept = [feasible] if held else []
+        table.add_row(str(int(result.target_index[row])), f"{float(result.losses[row]):.4g}", *values, *kept, inside)
     screen.table(table)
     if len(firsts) > _MOST_TARGETS:
         screen.say(f"and {len(firsts) - _MOST_TARGETS} targets more")

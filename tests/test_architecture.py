@@ -33,8 +33,8 @@ FLOORS = {
         "regions",
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
-    2: ["interfaces", "called", "steering", "tangents"],
-    3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
+    2: ["interfaces", "called", "steering", "tangents", "terms"],
+    3: ["linearize", "problem", "early", "hookspecs", "paths", "starts", "realism", "measures"],
     4: ["driver", "stagerun", "ranking", "archive", "guidance", "budget", "registry", "asktell", "optimizers", "auto"],
     5: ["config", "result"],
     6: [

@@ -12,10 +12,11 @@ from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
 from latentopt.driver import drive
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball
 from latentopt.stagerun import Stage
-from latentopt.testing import SearchConformance, ToyNet
+from latentopt.terms import Term
+from latentopt.testing import SearchConformance, ToyNet, toy_decoders
 from latentopt_std import RandomSearch
 
 
@@ -280,3 +281,11 @@ def test_rows_that_have_no_value_rank_last():
 class TestRandom(SearchConformance):
     config = RandomSearch(evaluations=60, batch=10)
     rows_move_alone = False
+
+
+def test_evaluations_that_starts_use_up_are_told_of():
+    decoder = toy_decoders()["vector"]
+    z = decoder.space.draw(6, torch.Generator().manual_seed(1))
+    search = {"kind": "optuna", "sampler": "random", "evaluations": 5, "batch": 1}
+    result = lo.optimize(decoder, objectives=lambda c: c.latents[:, 0], starts=z, search=search)
+    assert "its 5 evaluations a target went to the 5 starts: give more, or fewer starts" in result.notes

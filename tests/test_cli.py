@@ -205,7 +205,7 @@ def test_code_that_a_config_names_is_said_before_it_is_imported(tmp_path):
         (["sample", "-d", "digits", "--sampler", "{kind: prior"], "a mapping has no closing '}'"),
         (["sample", "-d", "digits", "--set", "seed"], "no '=' in it"),
         (["sample", "-d", "nowhere.yaml"], "nowhere.yaml"),
-        (["optimize", "-d", "digits"], "nothing to search for: give a target, or objectives"),
+        (["optimize", "-d", "digits"], "nothing to search for: give a target, objectives, or constraints"),
         (["optimize", "-d", "digits", "--objective", "msee"], "unknown objective 'msee'; did you mean 'mse'?"),
         (["optimize", "-d", "digits", "--search", "adan"], "unknown search 'adan'; did you mean 'adam'?"),
         (["optimize", "-d", "digits", "-t", "nowhere.png"], "nowhere.png"),
@@ -281,7 +281,7 @@ def test_warnings_are_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, monkeypatch, request):
     @contextmanager
     def watch(*_, **__):
         def look(report):
@@ -292,6 +292,8 @@ def test_an_interrupted_run_keeps_what_it_found(number, code, three, tmp_path, m
 
     monkeypatch.setattr(progress, "watch", watch)
     before = signal.getsignal(signal.SIGTERM)
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ctrl_c))
     search = "{kind: adam, steps: 40}"
     options = ["--search", search, "--starts", "mean", "--out", tmp_path / "out", "--json"]
     found = call("optimize", "-d", "digits", "-t", three, *options, code=code)

@@ -11,10 +11,11 @@ from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.guidance import ROUNDS, first_steering, next_steering
 from latentopt.interfaces import SearchState
-from latentopt.problem import PENALTY, Problem, Term
+from latentopt.problem import PENALTY, Problem
 from latentopt.ranking import Best
 from latentopt.stagerun import Stage, StageRun
 from latentopt.steering import Steering, lagrangian, residuals
+from latentopt.terms import Term
 from latentopt.testing import NoHostSync, toy_decoders
 from latentopt_std import Adam
 

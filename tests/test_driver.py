@@ -12,8 +12,9 @@ from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import ToyNet, toy_decoders
 from latentopt_std import Adam
 
@@ -263,3 +264,68 @@ def test_an_interrupt_while_comparing_loses_no_step(decoder, monkeypatch):
     found, _ = drive_path(decoder, path)
     assert found.stopped == "interrupted"
     assert torch.allclose(found.z_ND, torch.full((2, 3), 0.6))
+
+
+# ---------------------------------------------------------------------- what stages and seconds leave to each other
+
+
+def stages_within(decoder, lengths, **budget):
+    problem = Problem(decoder, [Term("d", distance)])
+    z = torch.full((4, 3), 2.0)
+    stages = [Stage(f"s{i}", Scripted(torch.full((n, 4, 3), 1.0 + i))) for i, n in enumerate(lengths)]
+    clock = Clock(problem, Budget(**budget))
+    return drive(problem, z, torch.zeros(4, dtype=torch.long), stages, clock=clock, seed=0)
+
+
+def steps_by_stage(found):
+    return [
+        max(report.step for report in found.history if report.stage == stage)
+        for stage in sorted({r.stage for r in found.history})
+    ]
+
+
+def test_stages_share_a_budget_that_is_too_small_in_proportion(decoder):
+    found = stages_within(decoder, [30, 10], rows=4 * 21)
+    first, second = steps_by_stage(found)
+    assert second >= 4, "a quarter of the steps"
+    assert 12 <= first <= 16
+    assert found.forward_rows <= 4 * 21
+    assert found.stopped == "budget"
+    assert found.notes[0] == f"its share of the budget ended in stage 1 (s0), at step {first} of 30"
+    assert found.notes[1] == f"the budget ended in stage 2 (s1), at step {second} of 10"
+
+
+def test_a_budget_that_is_enough_is_not_shared_out(decoder):
+    found = stages_within(decoder, [30, 10], rows=4 * 50)
+    assert steps_by_stage(found) == [30, 10]
+    assert found.notes == []
+    assert found.stopped == "finished"
+
+
+def test_what_a_stage_leaves_goes_to_the_next(decoder):
+    problem = Problem(decoder, [Term("d", distance)])
+    short = Scripted(torch.full((30, 4, 3), 1.0), done={2: torch.arange(4)})
+    stages = [Stage("short", short), Stage("long", Scripted(torch.full((10, 4, 3), 1.5)))]
+    clock = Clock(problem, Budget(rows=4 * 20))
+    found = drive(problem, torch.full((4, 3), 2.0), torch.zeros(4, dtype=torch.long), stages, clock=clock, seed=0)
+    assert steps_by_stage(found) == [2, 10]
+
+
+def test_no_time_at_all_still_evaluates_the_starts(decoder):
+    found = stages_within(decoder, [5], seconds=1e-9)
+    assert steps_by_stage(found) == [0]
+    assert found.forward_rows == 4
+    assert found.stopped == "budget"
+
+
+def test_a_step_that_would_end_after_the_time_is_not_begun(decoder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("latentopt.budget.time.perf_counter", lambda: now[0])
+
+    def slow():
+        now[0] += 3.0
+
+    path = torch.full((9, 2, 3), 1.0)
+    found, _ = drive_path(decoder, path, budget={"seconds": 10.0}, at_step=dict.fromkeys(range(1, 10), slow))
+    assert found.history[-1].step == 2, "the third would end at 9 s, and its rows' final decode after 10"
+    assert found.seconds == 6.0

@@ -18,11 +18,12 @@ from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.guidance import first_steering, next_steering, simplex
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.ranking import Best
 from latentopt.stagerun import Stage
 from latentopt.steering import AUGMENTATION, SMOOTHING, Steering, tchebycheff
-from latentopt.testing import NoHostSync
+from latentopt.terms import Term
+from latentopt.testing import NoHostSync, toy_decoders
 from latentopt_std import Adam
 
 # ---------------------------------------------------------------------- the archive
@@ -586,3 +587,22 @@ def test_the_terminal_tells_of_the_front(decoder, capsys):
     found = front_of(decoder, two(), search={"kind": "adam", "steps": 60})
     show_result(Screen(), found)
     assert f"front    {len(found)} designs, hypervolume {float(found.hypervolumes[0]):.4g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("search", ["lbfgs", "random", {"kind": "optuna", "sampler": "gp", "evaluations": 10}])
+def test_the_reference_is_the_worst_of_all_starts_whatever_the_search(search):
+    decoder = toy_decoders()["image"]
+    z = decoder.space.draw(9, torch.Generator().manual_seed(1))
+    objectives = [lambda c: c.latents[:, 0], lambda c: c.designs.flatten(1).mean(1)]
+    result = lo.optimize(
+        decoder, objectives=objectives, pareto=True, starts=z, region="free", search=search, budget={"rows": 200}
+    )
+    expected = torch.stack([z[:, 0].max(), decoder.decode(z).flatten(1).mean(1).max()])
+    assert torch.allclose(result.reference[0], expected.to(result.reference), atol=1e-6)
+
+
+def test_cmaes_refuses_a_front():
+    with pytest.raises(lo.ConfigError, match="cmaes minimizes one number and a front has several: use lbfgs"):
+        lo.optimize(
+            toy_decoders()["image"], objectives=["prior", lambda c: c.latents[:, 0]], pareto=True, search="cmaes"
+        )

@@ -8,10 +8,11 @@ import latentopt as lo
 from latentopt import rng
 from latentopt.goals import Bound
 from latentopt.interfaces import Candidates
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball, Box, Free, Shell, Sphere
 from latentopt.steering import Steering
 from latentopt.tangents import Tangents
+from latentopt.terms import Term
 from latentopt.testing import NoHostSync, ToyImages, toy_decoders
 
 

@@ -132,7 +132,11 @@ def test_what_is_no_latent_gets_one_line(result, key, text):
         (X + 0j, None, "decoder 'd' returns complex numbers: return torch.view_as_real of them"),
         (X.to_sparse(), None, "decoder 'd' returns a sparse tensor: return .to_dense()"),
         (X[:1], None, "decoder 'd' returned a tensor of shape (1, 3, 4) for 2 latents: expected 2 designs, one a row"),
-        (X[:, 0, 0], None, "decoder 'd' returned a tensor of shape (2,) for 2 latents: expected 2 designs, one a row"),
+        (
+            X[:, 0, 0],
+            None,
+            "decoder 'd' returned one number a latent (a tensor of shape (2,)), and a design has one axis at least",
+        ),
         (torch.tensor(1.0), None, "decoder 'd' returned a tensor of shape () for 2 latents"),
         (
             X,

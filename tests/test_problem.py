@@ -7,7 +7,8 @@ import latentopt as lo
 from latentopt import rng
 from latentopt.goals import Bound, goal_loss
 from latentopt.interfaces import Candidates
-from latentopt.problem import PENALTY, Problem, Term, build_terms
+from latentopt.problem import PENALTY, Problem
+from latentopt.terms import Term, build_terms
 from latentopt.testing import NoHostSync, ToyImages, ToyNet, toy_decoders
 
 

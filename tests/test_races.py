@@ -11,8 +11,9 @@ from latentopt.budget import Budget, Clock
 from latentopt.config import json_schema, make_config, read_config
 from latentopt.driver import drive
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import toy_decoders
 from latentopt_std import Adam, RandomSearch
 
@@ -128,7 +129,7 @@ def test_seconds_are_shared_too(decoder, monkeypatch):
 def test_an_entrant_that_its_share_does_not_cover_is_left_out_and_noted(decoder):
     found = race(decoder, [Stage("adam", Adam(steps=9).build(decoder)), Stage("cheap", Path([1.0]))], rows=16)
     assert [r.name for r in found.history] == ["cheap"] * 2
-    assert found.notes == ["the budget ended before stage 1 (adam)"]
+    assert found.notes == ["its share of the budget ended before stage 1 (adam)"]
     with pytest.raises(lo.ConfigError, match="a budget of 7 rows does not cover 4 starts"):
         race(decoder, [Stage("a", Path([1.0])), Stage("b", Path([1.0]))], rows=7)
 
@@ -209,7 +210,7 @@ def test_an_interrupt_in_the_second_entrant_keeps_the_first_ones_best(decoder, w
     assert found.stopped == "interrupted"
     assert found.z_ND[0, 0] == pytest.approx(0.6)
     assert not never.seen
-    ended = [] if rows is None else ["the budget ended in stage 1 (a), at step 6 of 30"]
+    ended = [] if rows is None else ["its share of the budget ended in stage 1 (a), at step 5 of 30"]
     assert found.notes == ended
 
 

@@ -225,3 +225,47 @@ def test_distances_that_cannot_be(result, distinct):
         lo.ConfigError, match="distinct must be True, a least distance of latents, or .latent, design., with"
     ):
         result.top(3, distinct=distinct)
+
+
+# ---------------------------------------------------------------------- constraints that nothing keeps
+
+
+def held(at_least, **options):
+    decoder = toy_decoders()["image"]
+    bound = {"kind": "property", "function": lambda x: x.flatten(1).mean(1), "goal": {"at_least": at_least}}
+    return lo.optimize(decoder, constraints=[bound], budget={"rows": 300}, seed=1, **options)
+
+
+def test_a_result_says_by_how_much_its_best_break_the_constraints():
+    result = held(9.0, objectives=["prior"])
+    by = float(result.violations[0])
+    words = f"no design keeps the constraints: the best break them by {by:.3g}"
+    assert result.notes[-1] == words
+    assert words in repr(result)
+    fine = held(0.1, objectives=["prior"])
+    assert fine.infeasible() == ""
+    assert "constraints" not in repr(fine)
+
+
+def test_constraints_alone_are_enough():
+    result = held(0.5)
+    assert bool(result.best.feasible)
+    assert float(result.losses.abs().max()) == 0
+
+
+def test_an_empty_front_has_words():
+    result = held(9.0, objectives=["prior", lambda c: c.designs.flatten(1).amax(1)], pareto=True)
+    front = result.front()
+    assert len(front) == 0
+    assert repr(front) == f"Result(no designs, {result.stopped})"
+    with pytest.raises(lo.ConfigError, match="no designs at all, so none is the best"):
+        _ = front.best
+    assert repr(result.top(0)) == repr(front)
+    with pytest.raises(lo.ConfigError, match="top takes a number of rows, got -1"):
+        result.top(-1)
+
+
+def test_a_constraint_without_weight_is_refused():
+    bound = {"kind": "property", "function": lambda x: x.flatten(1).mean(1), "goal": {"at_least": 1}, "weight": 0}
+    with pytest.raises(lo.ConfigError, match="constraint 'property' has the weight 0: drop it"):
+        lo.optimize(toy_decoders()["image"], constraints=[bound])

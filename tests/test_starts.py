@@ -7,8 +7,9 @@ from spaces import DIM, identity_decoder, image_decoder
 import latentopt as lo
 from latentopt import rng
 from latentopt.called import CalledSampler
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.starts import build_starts
+from latentopt.terms import Term
 from latentopt_std import NormalSampler, PriorSampler
 
 

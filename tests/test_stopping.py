@@ -10,9 +10,10 @@ from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
 from latentopt.interfaces import SearchState
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.ranking import Best
 from latentopt.stagerun import Stage, StageRun, Stop
+from latentopt.terms import Term
 from latentopt.testing import NoHostSync
 from latentopt_std import Adam
 

@@ -11,7 +11,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentopt import AllTargets, AskTell, AskTellOptimizers, Coordinates, Decoder, Problem, RowNoise, Search, Told
+from latentopt import (
+    AllTargets,
+    AskTell,
+    AskTellOptimizers,
+    ConfigError,
+    Coordinates,
+    Decoder,
+    Problem,
+    RowNoise,
+    Search,
+    Told,
+)
 from latentopt_std.evolution import Strategies
 from latentopt_std.recording import SPAN, RecordedSearch
 
@@ -57,6 +68,11 @@ class CMAES(RecordedSearch):
         recording = self.recording(f"{decoder.name} {self.kind}")
 
         def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> AskTellOptimizers:
+            if problem.pareto:
+                raise ConfigError(
+                    "cmaes minimizes one number and a front has several: use lbfgs, or without gradients optuna with the "
+                    "sampler nsgaii"
+                )
             made = Populations(chart.count, len(targets), population, self.sigma, separable, self.restarts)
             return made if recording is None else recording.of(made, problem, rng, targets, SPAN, chart.count)
 

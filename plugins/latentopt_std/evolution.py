@@ -95,7 +95,7 @@ class Strategies:
         if not self.separable:
             self.axes_TKK[target] = np.eye(self.count)
 
-    def points(self, normal_TLK: Floats) -> Floats:
+    def points(self, normal_TLK: Floats | NDArray[np.float32]) -> Floats:
         """Points `(T, L, K)` made of standard normals (equations 38 to 40)."""
         step_TLK = normal_TLK * (self.sigma_T[:, None] * self.length_TK)[:, None]
         if not self.separable:

@@ -7,7 +7,8 @@ import torch
 
 import latentopt as lo
 from latentopt import rng
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import Adam
 

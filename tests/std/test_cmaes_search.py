@@ -11,8 +11,9 @@ import latentopt as lo
 from latentopt import rng
 from latentopt.decoder import Decoder
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, ToyNet, toy_decoders
 from latentopt_std import CMAES
 from latentopt_std.cmaes_search import Populations

@@ -7,7 +7,8 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import latentopt as lo
-from latentopt.problem import Problem, build_terms
+from latentopt.problem import Problem
+from latentopt.terms import build_terms
 from latentopt.testing import NoHostSync, ObjectiveConformance, ToyImages, ToyNet, toy_decoders
 from latentopt_std import Anchor, Diversity, PriorTerm
 

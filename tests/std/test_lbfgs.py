@@ -12,11 +12,12 @@ from latentopt import rng
 from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball, Box, Region, Sphere
 from latentopt.stagerun import Stage
 from latentopt.steering import Steering
-from latentopt.testing import SearchConformance, ToyImages
+from latentopt.terms import Term
+from latentopt.testing import SearchConformance, ToyImages, toy_decoders
 from latentopt_std import LBFGS, Adam
 from latentopt_std.lbfgs import _times_inverse_hessian
 
@@ -381,3 +382,14 @@ def test_no_step_is_longer_than_the_longest():
         search.step(problem, state)
         longest = 0.2 * 3.0 * 2**count  # along a slope without curvature each is twice as long
         assert torch.allclose((state.z_ND - before).norm(dim=1), torch.full((4,), longest), rtol=1e-4)
+
+
+@pytest.mark.parametrize("search", ["lbfgs", "adam", {"kind": "langevin", "temperature": 1e-3}])
+def test_starts_whose_gradient_is_not_finite_are_told_of(search):
+    def root(c):
+        x = c.designs.flatten(1).mean(1)
+        return (x - 0.1).square() + (c.latents[:, 0] * 0).abs().sqrt()
+
+    result = lo.optimize(toy_decoders()["image"], objectives=root, search=search, budget={"rows": 300})
+    words = f"the gradient of {len(result)} of {len(result)} starts is NaN or infinite, so they cannot move"
+    assert any(note.startswith(words) for note in result.notes)

@@ -11,8 +11,9 @@ from torch import nn
 import latentopt as lo
 from latentopt import rng
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.steering import Steering
+from latentopt.terms import Term
 from latentopt.testing import NoHostSync, SearchConformance, ToyImages, toy_decoders
 from latentopt_std import MSE, LevenbergMarquardt
 

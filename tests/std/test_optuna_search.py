@@ -17,8 +17,9 @@ from latentopt.asktell import Told
 from latentopt.budget import Budget, Clock
 from latentopt.driver import drive
 from latentopt.goals import Bound
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import OptunaSearch
 from latentopt_std.optuna_search import Study, quiet

@@ -7,7 +7,8 @@ from torch import Generator
 import latentopt as lo
 from latentopt import rng
 from latentopt.asktell import Told
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import RandomSearch
 from latentopt_std.random_search import PriorDraws

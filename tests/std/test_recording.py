@@ -302,3 +302,12 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 def test_a_study_without_a_database_is_refused():
     with pytest.raises(lo.ConfigError, match="study 'mine' has no database to be in: give record"):
         CMAES(study="mine").build(toy_decoders()["vector"])
+
+
+def test_a_study_of_another_problem_is_refused(tmp_path):
+    record = {"record": str(tmp_path / "runs.db"), "study": "mine"}
+    decoders = toy_decoders()
+    for _ in range(2):  # a second run of the same problem adds to it
+        lo.optimize(decoders["vector"], objectives=["prior"], search=CMAES(evaluations=20, **record))
+    with pytest.raises(lo.ConfigError, match="study 'mine' holds points of another problem .*: name another"):
+        lo.optimize(decoders["image"], objectives=["prior"], search=CMAES(evaluations=20, **record))

@@ -11,9 +11,10 @@ from latentopt import rng
 from latentopt.budget import Budget, Clock
 from latentopt.decoder import Decoder
 from latentopt.driver import drive
-from latentopt.problem import Problem, Term
+from latentopt.problem import Problem
 from latentopt.regions import Ball
 from latentopt.stagerun import Stage
+from latentopt.terms import Term
 from latentopt.testing import SearchConformance, toy_decoders
 from latentopt_std import OptunaSearch
 from latentopt_std.subspace import DRAWS, PROBES, choose, jacobian_directions, random_directions, resolve
