@@ -245,7 +245,10 @@ def with_gradients(targets: int = 10, starts: int = 8) -> None:
 
 
 def main() -> None:
-    """Measure both and write the sections."""
+    """Measure both and write the sections; without any of the libraries the page stays as it is."""
+    if not all(peer.installed() for peer in PEERS):
+        print("peers: not all of them are installed (pip install -e '.[peers]'), so nothing was measured")
+        return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     without_gradients()
     with_gradients()

@@ -40,7 +40,7 @@ class Coordinates:
     def latents(self, u_NK: Tensor) -> Tensor:
         """Latents `(N, D)` of coordinates `(N, K)`."""
         w_ND = u_NK if self.basis_DK is None else u_NK @ self.basis_DK.T
-        return self.centre_D + self.scale_D * w_ND
+        return torch.addcmul(self.centre_D, self.scale_D, w_ND)
 
     def of(self, z_ND: Tensor) -> Tensor:
         """Coordinates `(N, K)` of latents `(N, D)`, or of the nearest latents that have any (the pseudo-inverse)."""
@@ -202,7 +202,9 @@ class AskTell:
             filled, found, figures_2M, pruned_M, _ = self._ask_and_tell(
                 problem, chart, optimizers, missing, rng, 0, z, more
             )
-            pruned_N = np.concatenate([pruned_N, pruned_M])
+            pruned_N = np.concatenate(
+                [pruned_N, np.zeros(len(filled), dtype=np.bool_) if pruned_M is None else pruned_M]
+            )
             z, target = torch.cat([z, filled]), torch.cat([target, more])
             evaluation, figures_2N = Evaluation.join([evaluation, found]), np.concatenate([figures_2N, figures_2M], 1)
         best_N = _best_rows(figures_2N, target.cpu().numpy(), targets, self.batch)
@@ -256,8 +258,10 @@ class AskTell:
         state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
         rows = torch.from_numpy(rows_N).to(z_ND.device)
         state.z_ND, state.evaluation = z_ND[rows], evaluation.take(rows)
-        state.asked, state.pruned = state.asked + len(pruned_N), state.pruned + int(pruned_N.sum())
-        state.pruned_N = _if_any(pruned_N[rows_N], rows.device)
+        state.asked, state.pruned_N = state.asked + len(rows_N), None
+        if pruned_N is not None:
+            state.pruned += int(pruned_N.sum())
+            state.pruned_N = _if_any(pruned_N[rows_N], rows.device)
 
     def finish(self, state: SearchState) -> None:
         """The search has ended, or was ended: lets optimizers close what they hold open."""
@@ -276,15 +280,16 @@ class AskTell:
         step: int,
         like: Tensor,
         target_N: Tensor,
-    ) -> tuple[Tensor, Evaluation, Floats, NDArray[np.bool_], _Heard]:
-        """Latents, evaluation, figures of so many new points a target, all in one batch, which of them were pruned, and what
-        optimizers heard of them."""
+    ) -> tuple[Tensor, Evaluation, Floats, NDArray[np.bool_] | None, _Heard]:
+        """Latents, evaluation, figures of so many new points a target, all in one batch, which of them were pruned (None where
+        none can be), and what optimizers heard of them."""
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
         prune: PruneAll | None = getattr(optimizers, "prune", None)
         estimates: list[Floats] = []
+        pruned_N = None
         if prune is None:
-            evaluation, pruned_N = problem.value(z_ND, target_N), np.zeros(len(z_ND), dtype=np.bool_)
+            evaluation = problem.value(z_ND, target_N)
         else:
 
             def at_rung(rung: int, merit_N: Floats) -> NDArray[np.bool_]:
@@ -314,11 +319,12 @@ def _told(
         rows += list(points_NK.T)
     found = torch.stack(rows).double().cpu().numpy()
     loss, merit, violation = found[:3]
-    figures_2N = _figures(found[[0, 2]])
+    figures_2N = found[0:3:2]
     objectives_KN = found[3 : 3 + len(problem.terms)] if front else None
     points = found[3 + (len(problem.terms) if front else 0) :].T if isinstance(points_NK, Tensor) else points_NK
     sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
     if not sound.all():
+        figures_2N = _figures(figures_2N.copy())
         failed = ~sound.all(0) if pruned_N is None else ~sound.all(0) & ~pruned_N
         loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
         objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)

@@ -145,6 +145,11 @@ def _slot_type(registry: Registry, slot: str) -> Any:
     return Annotated[union, choose, AlsoNames(registry.kinds(slot)), _AS_ANY]
 
 
+@functools.cache
+def _slot_adapter(registry: Registry, slot: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_slot_type(registry, slot))
+
+
 def _listed(value: Any) -> Any:
     """One in place of a list of one."""
     return value if value is None or isinstance(value, list | tuple) else [value]
@@ -250,7 +255,7 @@ def make_config(data: dict[str, Any], *, folder: Path | None = None, where: str 
 def make_plugin_config(slot: str, value: Any) -> PluginConfig:
     """One plugin's config from a name, dict, config or callable. Raises `ConfigError`."""
     try:
-        return TypeAdapter(_slot_type(installed(), slot)).validate_python(value)
+        return _slot_adapter(installed(), slot).validate_python(value)
     except ValidationError as error:
         raise config_error(error, value, _singular(slot)) from None
 

@@ -49,13 +49,11 @@ class Evaluation(NamedTuple):
     terms: dict[str, Tensor]
 
     def take(self, rows: Tensor) -> Evaluation:
-        """The same evaluation of these rows alone."""
-        return Evaluation(
-            loss_M=self.loss_M[rows],
-            merit_M=self.merit_M[rows],
-            violation_M=self.violation_M[rows],
-            terms={name: value[rows] for name, value in self.terms.items()},
-        )
+        """The same evaluation of these rows alone. Tensors that are one stay one."""
+        loss = self.loss_M[rows]
+        merit = loss if self.merit_M is self.loss_M else self.merit_M[rows]
+        terms = {name: loss if value is self.loss_M else value[rows] for name, value in self.terms.items()}
+        return Evaluation(loss, merit, self.violation_M[rows], terms)
 
     def detach(self) -> Evaluation:
         """The same numbers without a graph."""

@@ -242,13 +242,12 @@ class StageRun:
             ranked_WN = torch.where(violation_WN == violation_WN.amin(0), loss_WN, torch.inf)
         which_1N = ranked_WN.min(dim=0, keepdim=True).indices  # among equals the first, which is the earliest
         z_WND = torch.stack([old.z_ND, *(one.z_ND for one in seen)])
-        rows = torch.arange(z_WND.shape[1], device=z_WND.device)
-        steps_WN = torch.stack([old.step_N, *(torch.full_like(old.step_N, one.step) for one in seen)])
+        which_N = which_1N[0]
         new = Best(
-            z_WND[which_1N[0], rows],
+            z_WND.gather(0, which_1N[:, :, None].expand(1, -1, z_WND.shape[2]))[0],
             loss_WN.gather(0, which_1N)[0],
             old.violation_N if violation_WN is None else violation_WN.gather(0, which_1N)[0],
-            steps_WN.gather(0, which_1N)[0],
+            torch.where(which_N > 0, which_N + (seen[0].step - 1), old.step_N),  # the steps seen follow one another
             old.target_N,
         )
         if ids is not None:
@@ -256,9 +255,11 @@ class StageRun:
         if self.archive is not None:
             self._add_to_front(seen)
         if state.rows_restart:
-            ended = zip(~finite_WN[1:], seen, strict=True)
-            lost = [end_N if one.pruned_N is None else end_N & ~one.pruned_N for end_N, one in ended]
-            self.failed_N = self.failed_N + torch.stack(lost).sum(0)
+            lost_WN = ~finite_WN[1:]
+            for row, one in enumerate(seen):
+                if one.pruned_N is not None:
+                    lost_WN[row] &= ~one.pruned_N
+            self.failed_N = self.failed_N + lost_WN.sum(0)
         self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
 
     def _add_to_front(self, seen: list[_Seen]) -> None:
@@ -303,14 +304,18 @@ class StageRun:
         self._note_lost()
         self._note_finished()
         best, state = self.best, self.state
-        lost_N, reached_N = ~self.ok_N[state.row_id_N], self._reached_N[state.row_id_N]
+        ok_N, reached_N = self.ok_N, self._reached_N
+        if self._compacted:
+            ok_N, reached_N = ok_N[state.row_id_N], reached_N[state.row_id_N]
+        lost_N = ~ok_N
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
-        flat = torch.cat([part.double() for part in parts]).cpu().numpy()
+        flat = torch.cat(parts).cpu().numpy().astype(np.float64)
         rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
         self._alive = int(ok.sum())
         self._active, self._short = (int((1 - part).sum()) for part in flat[4 * rows :].reshape(2, -1))
-        finite = loss[loss < np.inf]
+        finite = np.sort(loss[loss < np.inf])
+        middle = (len(finite) - 1) // 2, len(finite) // 2
         report = Report(
             stage=self.index,
             entrant=self.entrant,
@@ -321,7 +326,7 @@ class StageRun:
             backward_rows=self.clock.backward,
             seconds=self.clock.seconds,
             best_T=self._best_of_targets(loss, violation, target.astype(np.intp)),
-            median=float(np.median(finite)) if len(finite) else float("nan"),
+            median=float(finite[[*middle]].mean()) if len(finite) else float("nan"),
             alive=self._alive,
             rows_N=tuple(loss.tolist()),
         )

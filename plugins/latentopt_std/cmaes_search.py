@@ -38,6 +38,7 @@ _PENALTY = 2.0
 # degenerate (pycma's 1e14 is that of the covariance), or it has left the prior.
 _LOOK = 8  # generations
 _FLAT, _SMALL, _SKEW, _WIDE = 1e-6, 1e-5, 1e7, 1e4
+_AHEAD = 8  # steps whose normals are drawn at once: mixing a seed costs more than 20 latents' normals do
 
 
 class CMAES(RecordedSearch):
@@ -81,7 +82,8 @@ class CMAES(RecordedSearch):
 class Populations:
     """The populations of all targets. Each step gives every target `population` points.
 
-    A target that has begun anew k times updates after 2^k steps. Points depend on what was told and on the step's seed.
+    A target that has begun anew k times updates after 2^k steps. Points depend on what was told and on the seed of the
+    step at which their normals were drawn, which is the same however many steps there will be.
     """
 
     def __init__(self, count: int, targets: int, population: int, sigma: float, separable: bool, restarts: int) -> None:
@@ -95,6 +97,8 @@ class Populations:
         window = 10 + math.ceil(30 * count / population)  # generations, as in Auger and Hansen 2005
         self.worst_WT, self.least_WT = np.full((2, window, targets), np.nan)
         self.generator = torch.Generator()
+        self.normals: list[NDArray[np.float32]] = []  # of the next steps, the last one first
+        self.seed_for: Callable[[int], int] = int  # of the last ask
 
     def add(self, told: Told, counts: Sequence[int]) -> None:
         """The starts: the best of them is where a target begins."""
@@ -106,26 +110,33 @@ class Populations:
 
     def ask(self, counts: Sequence[int], seed_for: Callable[[int], int]) -> Floats:
         """Points `(sum of counts, K)`. A target's points do not depend on how many targets come after it."""
-        self.generator.manual_seed(seed_for(0))
-        normal_TLK = self._normals(self.targets * self.population).reshape(self.targets, self.population, -1)
-        points_TLK = self.strategies.points(normal_TLK)
+        self.seed_for = seed_for
+        if not self.normals:
+            drawn_NK = self._normals(self.targets * _AHEAD * self.population, 0)
+            drawn_TSLK = drawn_NK.reshape(self.targets, _AHEAD, self.population, -1)  # those of later targets come last
+            self.normals = list(drawn_TSLK.swapaxes(0, 1)[::-1])
+        points_TLK = self.strategies.points(self.normals.pop())
         if len(set(counts)) == 1:
             return points_TLK[:, : counts[0]].reshape(-1, self.strategies.count)
         return np.concatenate([points_TLK[t, :n] for t, n in enumerate(counts)])
 
-    def _normals(self, n: int) -> Floats:
-        """Standard normals `(n, K)`: torch makes them three times as fast as NumPy, 16 at a time."""
+    def _normals(self, n: int, place: int) -> NDArray[np.float32]:
+        """Standard normals `(n, K)` of this step: torch makes them three times as fast as NumPy, 16 at a time."""
+        self.generator.manual_seed(self.seed_for(place))
         values = torch.randn(-(-n * self.strategies.count // 16) * 16, generator=self.generator)
-        return values[: n * self.strategies.count].double().view(n, -1).numpy()
+        return values[: n * self.strategies.count].view(n, -1).numpy()
 
     def tell(self, told: Told, counts: Sequence[int]) -> None:
         """Updates those targets whose population is complete."""
         if any(n != self.population for n in counts):  # the starts were fewer than a population
             self.add(told, counts)
             return
+        levels = set(self.begun_T.tolist())
+        if levels == {0}:  # every population is complete
+            self._update(slice(None), [told])
+            return
         self.history.append(told)
         self.waited_T += 1
-        levels = set(self.begun_T.tolist())
         del self.history[: -(2 ** max(levels))]
         for level in levels:
             due_T = (self.begun_T == level) & (self.waited_T == 2**level)
@@ -166,7 +177,7 @@ class Populations:
         if seen is not None and number < len(seen.loss_n):
             mean_K = seen.points_nK[_order(seen)[number]]
         else:
-            mean_K = self._normals(1)[0]
+            mean_K = self._normals(1, 1 + target)[0]
         self.strategies.restart(target, mean_K)
         self.least_WT[:, target] = self.worst_WT[:, target] = np.nan
 

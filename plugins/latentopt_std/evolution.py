@@ -95,30 +95,36 @@ class Strategies:
         if not self.separable:
             self.axes_TKK[target] = np.eye(self.count)
 
-    def points(self, normal_TLK: Floats) -> Floats:
+    def points(self, normal_TLK: Floats | NDArray[np.float32]) -> Floats:
         """Points `(T, L, K)` made of standard normals (equations 38 to 40)."""
-        y_TLK = normal_TLK * self.length_TK[:, None]
+        step_TLK = normal_TLK * (self.sigma_T[:, None] * self.length_TK)[:, None]
         if not self.separable:
-            y_TLK = y_TLK @ self.axes_TKK.transpose(0, 2, 1)
-        return self.mean_TK[:, None] + self.sigma_T[:, None, None] * y_TLK
+            step_TLK = step_TLK @ self.axes_TKK.transpose(0, 2, 1)
+        return step_TLK + self.mean_TK[:, None]
 
     def update(self, which: Any, x_GLK: Floats) -> None:
         """Take in one population each of these targets (indices or a slice), best points first."""
-        r = rates(x_GLK.shape[1], self.count, self.separable)
+        population = x_GLK.shape[1]
+        r = rates(population, self.count, self.separable)
         sigma_G, length_GK = self.sigma_T[which], self.length_TK[which]
-        y_GLK = (x_GLK - self.mean_TK[which][:, None]) / sigma_G[:, None, None]
+        # one row more than points: the covariance learns from the path as it does from a point
+        rows_GRK = np.empty((len(x_GLK), population + 1, self.count))
+        y_GLK = rows_GRK[:, :population]
+        np.subtract(x_GLK, self.mean_TK[which][:, None], out=y_GLK)
+        y_GLK /= sigma_G[:, None, None]
         mean_y_GK = r.weights_L[: r.mu] @ y_GLK[:, : r.mu]  # 41
         self.mean_TK[which] += sigma_G[:, None] * mean_y_GK  # 42, c_m = 1
         if self.separable:
             white_GK = mean_y_GK / length_GK
         else:
             axes_GKK = self.axes_TKK[which]
-            white_GK = (axes_GKK @ ((mean_y_GK[:, None] @ axes_GKK) / length_GK[:, None]).transpose(0, 2, 1))[:, :, 0]
+            along_GLK = (y_GLK @ axes_GKK) / length_GK[:, None]  # points as they would be of a round distribution
+            white_GK = ((r.weights_L[: r.mu] @ along_GLK[:, : r.mu])[:, None] @ axes_GKK.transpose(0, 2, 1))[:, 0]
         c = r.c_mean_path
         self.step_path_TK[which] = path_GK = (1 - c) * self.step_path_TK[which] + (  # 43
             math.sqrt(c * (2 - c) * r.mu_eff) * white_GK
         )
-        size_G = np.sqrt((path_GK * path_GK).sum(1))
+        size_G = np.sqrt(np.einsum("gk,gk->g", path_GK, path_GK))
         self.sigma_T[which] = sigma_G * np.exp(c / r.damping * (size_G / r.expected - 1))  # 44
         self.generation_T[which] += 1
         usual_G = np.sqrt(1 - (1 - c) ** (2 * (self.generation_T[which] + 1)))
@@ -133,14 +139,15 @@ class Strategies:
             self.cov[which] = cov_GK = kept_G1 * self.cov[which] + fresh_GK
             self.length_TK[which] = np.sqrt(np.where(cov_GK < 0, _TINY, cov_GK))
             return
-        worst_GLK = (y_GLK[:, r.mu :] @ axes_GKK) / length_GK[:, None]
-        weights_GL = np.empty(y_GLK.shape[:2])
-        weights_GL[:, : r.mu] = r.c_mu * r.weights_L[: r.mu]
-        far_GL = (worst_GLK * worst_GLK).sum(2) + _TINY
-        weights_GL[:, r.mu :] = r.c_mu * self.count * r.weights_L[r.mu :] / far_GL  # 46
-        fresh_GKK = (y_GLK * weights_GL[:, :, None]).transpose(0, 2, 1) @ y_GLK
-        fresh_GKK += path_GK[:, :, None] * (r.c_one * path_GK)[:, None]
-        self.cov[which] = kept_G1[:, None] * self.cov[which] + fresh_GKK  # 47
+        worst_GLK = along_GLK[:, r.mu :]
+        weights_GR = np.empty(rows_GRK.shape[:2])
+        weights_GR[:, : r.mu] = r.c_mu * r.weights_L[: r.mu]
+        far_GL = np.einsum("glk,glk->gl", worst_GLK, worst_GLK) + _TINY
+        weights_GR[:, r.mu : population] = r.c_mu * self.count * r.weights_L[r.mu :] / far_GL  # 46
+        rows_GRK[:, population], weights_GR[:, population] = path_GK, r.c_one
+        cov_GKK = self.cov[which] * kept_G1[:, None]
+        cov_GKK += (rows_GRK * weights_GR[:, :, None]).transpose(0, 2, 1) @ rows_GRK
+        self.cov[which] = cov_GKK  # 47
         self.change_T[which] += r.c_one + r.c_mu
         self._decompose()
 

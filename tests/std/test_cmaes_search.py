@@ -139,6 +139,20 @@ def test_a_target_does_not_depend_on_how_many_come_after_it(count):
         assert np.allclose(one, two[:6], rtol=1e-9)
 
 
+def test_a_target_that_begins_anew_does_not_depend_on_those_after_it_either():
+    few, many = Populations(3, 1, 6, 0.3, False, 9), Populations(3, 4, 6, 0.3, False, 9)
+    flat = [generations(search, 60, lambda points: np.zeros(len(points))) for search in (few, many)]
+    assert few.begun_T[0] == many.begun_T[0] > 0
+    for one, two in zip(*flat, strict=True):
+        assert np.allclose(one, two[:6], rtol=1e-9)
+
+
+def test_each_step_has_normals_of_its_own():
+    search = Populations(2, 2, 6, 1.0, False, 0)
+    asked = [search.ask([6, 6], lambda target, step=step: rng.derive_seed(0, step, target)) for step in range(20)]
+    assert len(np.unique(np.concatenate(asked))) == 20 * 12 * 2
+
+
 def test_it_begins_at_the_best_start_feasibility_first():
     search = Populations(2, 2, 6, 1e-9, False, 0)
     points = np.arange(10.0).reshape(5, 2)
