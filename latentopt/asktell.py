@@ -281,8 +281,8 @@ class AskTell:
         like: Tensor,
         target_N: Tensor,
     ) -> tuple[Tensor, Evaluation, Floats, NDArray[np.bool_] | None, _Heard]:
-        """Latents, evaluation, figures of so many new points a target, all in one batch, which of them were pruned (None where
-        none can be), and what optimizers heard of them."""
+        """Latents, evaluation, figures of so many new points a target, all in one batch, which of them were pruned (None
+        where none can be), and what optimizers heard of them."""
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
         prune: PruneAll | None = getattr(optimizers, "prune", None)
