@@ -22,8 +22,9 @@ _LEAST_STEPS, _MOST_FACTOR = 10, 4.0
 # longer, 80 of its points are worth more than 200 of CMA-ES.
 _EXPENSIVE_SECONDS = 0.1
 _DEAR_EVALUATIONS = 80
-# CMA-ES finds more of a rugged objective with populations twice the usual, and then 5000 evaluations gain more than 2000 do;
-# above this price of a row they would take longer than half a minute ("What auto chooses").
+# CMA-ES finds more of a rugged objective with populations twice the usual, and then 5000 evaluations gain more than 2000 do
+# ("What auto chooses"); of 64 latent values that is too few for it (1.11 against 1.00, three targets of conv). Above this
+# price of a row 5000 would take longer than half a minute.
 _CHEAP_SECONDS = 0.005
 _CHEAP_EVALUATIONS, _EVALUATIONS, _WIDER = 5000, 2000, 2
 # Of so few rows a Gaussian process makes most (80 on digits: 0.0095 against 0.037 by CMA-ES), at a tenth of a second each, so
@@ -85,7 +86,7 @@ def _without_gradients(problem: Problem, budget: Budget) -> tuple[Searches, str]
             return [search], f"auto chose optuna's GP: {why}, and of {each} rows a target a model makes most"
     size = min(_CHEAP_EVALUATIONS if seconds < _CHEAP_SECONDS else _EVALUATIONS, each)
     usual, search = 4 + math.floor(3 * math.log(problem.space.dim)), {"kind": "cmaes", "evaluations": size}
-    if size == _CHEAP_EVALUATIONS:
+    if size == _CHEAP_EVALUATIONS and problem.space.dim <= _MODEL_DIM:
         search["population"] = _WIDER * usual
     elif size < _SHORT:
         search |= {"population": max(4, usual // 2), "sigma": 0.3}

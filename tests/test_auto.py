@@ -73,6 +73,15 @@ def test_without_gradients_the_price_of_a_row_and_the_budget_decide(monkeypatch,
     assert made.notes[0].startswith("auto chose ")
 
 
+def test_wider_populations_are_for_short_latents(monkeypatch):
+    monkeypatch.setattr(auto, "seconds_a_row", lambda problem: 1e-4)
+    for dim, population in ((32, 28), (33, None)):
+        decoder = lo.Decoder(lambda z: z.round(), latent_shape=dim)
+        made, _ = planned(decoder, target=1)
+        [search] = made.config.task.search
+        assert (search.evaluations, search.population) == (5000, population)
+
+
 def test_a_target_gets_its_share_of_the_rows(monkeypatch):
     monkeypatch.setattr(auto, "seconds_a_row", lambda problem: 1e-4)
     near = lo.Decoder(lambda z: z.round(), latent_shape=4)
