@@ -9,23 +9,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentopt.charts import BLUE, DPI, INK, ORANGE, PAPER, QUIET, curves, front
+from latentopt import thumbnails
+from latentopt.charts import DPI, INK, ORANGE, PAPER, QUIET, curves, front
 from latentopt.decoder import Decoder
 from latentopt.errors import ShapeError
 from latentopt.result import Draws, Result
+from latentopt.thumbnails import difference
 
 Pixels = NDArray[np.uint8]
 
 MOST = 256  # pictures on one sheet
-_MOST_LINES = 512
 _MARGIN, _GAP, _LINE = 40, 8, 26
-_DIFFERENCE = LinearSegmentedColormap.from_list("difference", [BLUE, "#000000", ORANGE])
 
 
 class Row(NamedTuple):
@@ -45,19 +44,7 @@ def as_pictures(designs: Tensor, decoder: Decoder) -> Tensor | None:
     The decoder's config may draw them itself. Otherwise designs of 1 or 3 channels are pictures in the decoder's
     `value_range`, and so are designs `(H, W)` of at least 8 x 8 that keep to that range.
     """
-    draw = getattr(decoder.config, "draw", None)
-    drawn = draw(designs) if draw is not None else None
-    if drawn is not None:
-        found: Tensor = drawn
-        return found.detach().float().cpu().clamp(0, 1)
-    low, high = decoder.value_range
-    scaled = (designs.detach().float().cpu() - low) / (high - low)
-    if scaled.ndim == 4 and scaled.shape[1] in (1, 3) and min(scaled.shape[2:]) > 1:
-        return scaled.clamp(0, 1)
-    in_range = scaled.numel() and float(scaled.amin()) >= -0.05 and float(scaled.amax()) <= 1.05
-    if scaled.ndim == 3 and min(scaled.shape[1:]) >= 8 and in_range:
-        return scaled[:, None].clamp(0, 1)
-    return None
+    return thumbnails.as_pictures(designs, getattr(decoder.config, "draw", None), decoder.value_range)
 
 
 def _check(pictures: Tensor) -> None:
@@ -164,16 +151,6 @@ def strips(rows: Sequence[Row], *, title: str, subtitle: str = "", size: int = 1
                 page.text(x + wide / 2, y + high + _LINE / 2, row.labels[i], ha="center", color=QUIET)
         y += high + 2 * _GAP + gap
     return page.done()
-
-
-def difference(targets: Tensor, found: Tensor, scale: float) -> Tensor:
-    """`found - targets` as colours `(N, 3, H, W)`: black where equal, blue where too dark, orange where too bright.
-
-    Colours are full at `scale`. Of three channels the mean is shown.
-    """
-    signed = (found - targets).mean(1) / (2 * max(scale, 1e-12)) + 0.5
-    colours = _DIFFERENCE(signed.clamp(0, 1).numpy())[..., :3]
-    return torch.from_numpy(colours).permute(0, 3, 1, 2).float()
 
 
 def comparison(
