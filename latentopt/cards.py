@@ -44,8 +44,16 @@ def of_draws(draws: Draws) -> str:
         step = -(-len(times) // _TILES)
         shown, times = shown[::step], times[::step]
     labels = [] if times is None else [f"t = {time:.2f}" for time in times.tolist()]
-    facts = {"designs": f"{len(draws)}, each {' x '.join(map(str, draws.designs.shape[1:]))}", "realism": str(draws.realism)}
-    return _card("Draws" if draws.times is None else "Path", facts, Look.of(draws.designs, draws.config).tiles(shown, _SIDE), labels)
+    facts = {
+        "designs": f"{len(draws)}, each {' x '.join(map(str, draws.designs.shape[1:]))}",
+        "realism": str(draws.realism),
+    }
+    return _card(
+        "Draws" if draws.times is None else "Path",
+        facts,
+        Look.of(draws.designs, draws.config).tiles(shown, _SIDE),
+        labels,
+    )
 
 
 def _card(title: str, facts: dict[str, str], tiles: list[str], labels: list[str]) -> str:
@@ -62,7 +70,7 @@ def _card(title: str, facts: dict[str, str], tiles: list[str], labels: list[str]
         for index, (uri, label) in enumerate(zip(tiles, [*labels, *[""] * len(tiles)], strict=False))
     ]
     return str(
-        Markup('<div class="latentopt"><strong>{}</strong><table style="border-collapse:collapse">{}</table><div>{}</div></div>').format(
-            title, Markup("").join(rows), Markup("").join(pictures)
-        )
+        Markup(
+            '<div class="latentopt"><strong>{}</strong><table style="border-collapse:collapse">{}</table><div>{}</div></div>'
+        ).format(title, Markup("").join(rows), Markup("").join(pictures))
     )

@@ -1,4 +1,4 @@
-"""Where a search went, as a map: starts, found latents and draws from the prior in two directions of latent space."""
+"""Where a search went: starts, found latents and draws of the prior in two directions; members spread along a front."""
 
 from __future__ import annotations
 
@@ -55,3 +55,15 @@ def latent_map(result: Result) -> LatentMap:
     share = float(size_K[:2].square().sum()) / total if total > 0 else 1.0
     placed = [(rows / std_D - centre_D) @ basis_2D.T for rows in (found_ND, starts_SD, prior_PD)]
     return LatentMap(placed[0], placed[1], placed[2], ("first component", "second component"), share)
+
+
+def along(members: Result, most: int) -> Tensor:
+    """Indices of members of a front spread along it, both ends among them; `members` as `Result.front` orders them."""
+    if len(members) <= most:
+        return torch.arange(len(members))
+    values = torch.stack([members.terms[name].double() for name in members.objectives], 1)
+    spread = (values.amax(0) - values.amin(0)).clamp(min=1e-300)
+    steps = ((values[1:] - values[:-1]) / spread).square().sum(1).sqrt()
+    at = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+    wanted = torch.linspace(0, float(at[-1]), most, dtype=at.dtype)
+    return (at[None] - wanted[:, None]).abs().argmin(1).unique()

@@ -18,12 +18,14 @@ from latentopt import thumbnails
 from latentopt.charts import DPI, INK, ORANGE, PAPER, QUIET, curves, front
 from latentopt.decoder import Decoder
 from latentopt.errors import ShapeError
+from latentopt.maps import along
 from latentopt.result import Draws, Result
 from latentopt.thumbnails import difference
 
 Pixels = NDArray[np.uint8]
 
 MOST = 256  # pictures on one sheet
+_FRONTS, _MEMBERS = 12, 10  # fronts on one sheet, and members of each
 _MARGIN, _GAP, _LINE = 40, 8, 26
 
 
@@ -205,6 +207,9 @@ def of_result(result: Result, decoder: Decoder) -> dict[str, Figure]:
     pictures = as_pictures(result.designs, decoder)
     if pictures is None:
         return figures
+    along_front = _along_fronts(result, decoder, about) if result.reference is not None else None
+    if along_front is not None:
+        return {**figures, "sheet.png": along_front}
     firsts = [int(torch.nonzero(result.target_index == t)[0, 0]) for t in result.target_index.unique().tolist()]
     targets = None if result.targets is None else as_pictures(result.targets, decoder)
     if targets is not None:
@@ -219,6 +224,28 @@ def of_result(result: Result, decoder: Decoder) -> dict[str, Figure]:
         )
         figures["sheet.png"] = sheet(pictures, title="Found designs", subtitle=words, labels=labels, framed=outside)
     return figures
+
+
+def _along_fronts(result: Result, decoder: Decoder, about: str) -> Figure | None:
+    """Members spread along each front, a row a target, its target first where it has one; None where no front has any."""
+    names = result.objectives
+    rows = []
+    for target in result.target_index.unique().tolist()[:_FRONTS]:
+        members = result.front(target)
+        if not len(members):
+            continue
+        some = members.take(along(members, _MEMBERS))
+        shown = as_pictures(some.designs, decoder)
+        labels = [", ".join(f"{float(some.terms[name][i]):.2g}" for name in names[:3]) for i in range(len(some))]
+        wanted = None if result.targets is None else as_pictures(result.targets[target : target + 1], decoder)
+        if shown is not None and wanted is not None and wanted.shape[1:] == shown.shape[1:]:
+            shown, labels = torch.cat([wanted, shown]), ["target", *labels]
+        if shown is not None:
+            rows.append(Row(f"target {target}" if result.n_targets > 1 else "front", shown, labels))
+    if not rows:
+        return None
+    words = f"spread along the front; under each its {', '.join(names[:3])}. {about}"
+    return strips(rows, title="Members of the front", subtitle=words)
 
 
 def of_draws(draws: Draws, decoder: Decoder) -> dict[str, Figure]:

@@ -50,7 +50,9 @@ class Axis:
     def place(self, value: float) -> float:
         """Where a value lies, in [0, 1000] for those within; beyond the edges for others, and there for infinite ones."""
         if self.log:
-            share = math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low) if value < math.inf else 2.0
+            share = (
+                math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low) if value < math.inf else 2.0
+            )
         else:
             share = (value - self.low) / (self.high - self.low)
         share = min(max(share, -1.0), 2.0) if not math.isnan(share) else 2.0
@@ -75,8 +77,10 @@ class Axis:
             return decades[:: math.ceil(len(decades) / most)]
         fine = [m * 10.0**power for power in range(low - 1, high + 1) for m in (1, 2, 5)]
         found = [value for value in fine if self.low <= value <= self.high]
+        if len(found) > most:
+            found = found[:: math.ceil(len(found) / most)]
         if len(found) >= 2:
-            return found[-most:]
+            return found
         return Axis(self.low, self.high)._ticks(most)
 
 

@@ -17,7 +17,9 @@ from latentopt.result import Result
 
 MOST_POINTS = 240  # found rows that show their design, spread over all of them
 _MOST_LINES, _MOST_REPORTS, _MOST_PANELS = 96, 160, 6
+_COLOURS = 7
 _CHARACTER, _NARROW = 7.2, 285.0  # pixels of a letter of a stage's name, and of the plot on a phone
+_FEASIBLE_FIRST = "Constraints come first: a row that breaks them less replaces one of a lower loss."
 SPENT = "rows decoded, plus gradients taken"
 
 
@@ -27,7 +29,6 @@ class Spent:
 
     name: str
     steps: int
-    began: int
     rows: int
     seconds: float
     best: list[float]
@@ -49,9 +50,8 @@ def spent(history: Sequence[dict[str, Any]]) -> list[Spent]:
     found, rows, seconds = [], 0, 0.0
     for entries in stages(history):
         last = entries[-1]
-        found.append(
-            Spent(last["name"], last["step"], rows_at(entries[0]), rows_at(last) - rows, last["seconds"] - seconds, last["best_T"])
-        )
+        used = rows_at(last) - rows
+        found.append(Spent(last["name"], last["step"], used, last["seconds"] - seconds, last["best_T"]))
         rows, seconds = rows_at(last), last["seconds"]
     return found
 
@@ -76,9 +76,11 @@ def convergence(result: Result) -> Chart | None:
         if index:
             marks.append(line([(x[0], 0), (x[0], SIDE)], "stage"))
         every_row = list(zip(*(entry["rows_N"] for entry in entries), strict=True))
-        for row in every_row[:: math.ceil(len(every_row) / _MOST_LINES)]:
-            marks.append(line(_seen(x, row, up), "row"))
-        front += [line(_seen(x, best, up), "best") for best in zip(*(entry["best_T"] for entry in entries), strict=True)]
+        some = every_row[:: max(1, math.ceil(len(every_row) / _MOST_LINES))]
+        marks += [line(_seen(x, row, up), "row") for row in some]
+        front += [
+            line(_seen(x, best, up), "best") for best in zip(*(entry["best_T"] for entry in entries), strict=True)
+        ]
     names = [_short(entries[0]["name"]) for entries in parts]
     placed = lanes([one * _NARROW / SIDE for one in begins], [_CHARACTER * len(name) + 14 for name in names], _NARROW)
     targets = len(history[0]["best_T"])
@@ -90,6 +92,7 @@ def convergence(result: Result) -> Chart | None:
         x_ticks=across.ticks(4),
         y_ticks=up.ticks(5),
         legend=[("best", "best of each target" if targets > 1 else "best"), ("row", "each start, its best so far")],
+        words=_FEASIBLE_FIRST if result.constrained else "",
         stages=[(round(100 * at / _NARROW, 2), lane, name) for (at, lane), name in zip(placed, names, strict=True)],
     )
 
@@ -124,7 +127,7 @@ def shown_points(result: Result) -> list[int]:
 
 
 def where(result: Result, points: dict[int, int]) -> Chart | None:
-    """Where the search went: found rows over starts and draws from the prior. `points` are indices of shown designs by row."""
+    """Where the search went: found rows over starts and draws from the prior. `points`: the index of each row's design."""
     if not len(result):
         return None
     found = latent_map(result)
@@ -146,10 +149,12 @@ def where(result: Result, points: dict[int, int]) -> Chart | None:
         ends.append(dot(axes[0].place(x), axes[1].place(y), look, points[row]))
     legend = [("top", "best"), ("end", "where rows ended")]
     legend += [("end out", "of these, outside what the decoder knows")] if not bool(result.realism.inside.all()) else []
-    legend += [("start", "starts")] * bool(len(found.starts_S2)) + [("prior", "draws from the prior")] * bool(len(found.prior_P2))
-    share = "" if found.share == 1 else f"The two directions hold {100 * found.share:.0f} % of the variance of starts and ends. "
+    legend += [("start", "starts")] if len(found.starts_S2) else []
+    legend += [("prior", "draws from the prior")] if len(found.prior_P2) else []
+    share = f"The two directions hold {100 * found.share:.0f} % of the variance of starts and ends. "
+    counts = f"{len(result)} found rows, {len(found.starts_S2)} starts, {len(found.prior_P2)} draws from the prior"
     return Chart(
-        label=f"A map of latents: {len(result)} found rows, {len(found.starts_S2)} starts, {len(found.prior_P2)} draws from the prior",
+        label=f"A map of latents: {counts}",
         marks=Markup("").join([*marks(found.prior_P2, "prior"), *marks(found.starts_S2, "start"), *ends]),
         x_label=found.names[0],
         y_label=found.names[1],
@@ -157,7 +162,7 @@ def where(result: Result, points: dict[int, int]) -> Chart | None:
         y_ticks=axes[1].ticks(5) if found.names[1] else [],
         aspect="4 / 3",
         legend=legend,
-        words=share + "Touch a point, or point at it, to see its design.",
+        words=(share if found.share < 1 else "") + "Touch a point, or point at it, to see its design.",
     )
 
 
@@ -199,8 +204,8 @@ def compared(results: Sequence[Result], names: Sequence[str]) -> Chart | None:
     for result in results:
         points = [(rows_at(entry), sum(entry["best_T"]) / max(1, len(entry["best_T"]))) for entry in result.history]
         so_far = math.inf
-        for i, (rows, loss) in enumerate(points):  # a stage's report may begin above the one before it
-            so_far = min(so_far, loss)
+        for i, (rows, loss) in enumerate(points):  # a stage's report may begin above the one before it; a row that
+            so_far = loss if result.constrained else min(so_far, loss)  # breaks constraints less replaces better ones
             points[i] = (rows, so_far)
         curves.append(points[:: max(1, len(points) // 400)] + points[-1:])
     if not any(curves):
@@ -211,8 +216,8 @@ def compared(results: Sequence[Result], names: Sequence[str]) -> Chart | None:
     marks = []
     for index, points in reversed(list(enumerate(curves))):
         places = [(across.place(rows), up.place(loss)) for rows, loss in points if math.isfinite(loss)]
-        look = f"run run{index % 7}{' dashed' if index >= 7 else ''}"
-        marks += [line(places, look), *(dot(*places[-1], f"run run{index % 7}") for _ in places[:1])]
+        look = _look(index, results[index])
+        marks += [line(places, look), *(dot(*places[-1], f"run run{index % _COLOURS}") for _ in places[:1])]
     many = any(result.n_targets > 1 for result in results)
     return Chart(
         label=f"Best loss so far of {len(results)} runs over rows spent",
@@ -221,5 +226,12 @@ def compared(results: Sequence[Result], names: Sequence[str]) -> Chart | None:
         y_label="loss, mean over targets" if many else "loss",
         x_ticks=across.ticks(4),
         y_ticks=up.ticks(5),
-        legend=[(f"run run{i % 7}{' dashed' if i >= 7 else ''}", name) for i, name in enumerate(names)],
+        legend=[
+            (_look(i, one), f"{name} (breaks its constraints)" if one.infeasible() else name)
+            for i, (one, name) in enumerate(zip(results, names, strict=True))
+        ],
     )
+
+
+def _look(index: int, result: Result) -> str:
+    return f"run run{index % _COLOURS}{' dashed' if index >= _COLOURS or result.infeasible() else ''}"

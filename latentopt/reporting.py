@@ -22,6 +22,7 @@ from markupsafe import Markup
 from latentopt import __version__, reportcharts, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
+from latentopt.maps import along
 from latentopt.plotbox import number
 from latentopt.result import Result, load
 from latentopt.runfolder import ABOUT
@@ -30,9 +31,12 @@ from latentopt.thumbnails import Look
 FILE = "report.html"
 _MARK = '<meta name="generator" content="latentopt'
 _TARGETS, _TILES, _GALLERY = 24, 96, 24  # targets shown, tiles of all galleries together, and of one
-_BEST, _TILE, _POINT = 224, 128, 56  # pixels of the longer side
+_BEST, _TILE, _POINT = 224, 128, 44  # pixels of the longer side
 _SPREAD = 12  # members of a front shown side by side
-_PIXELS = 96 * 1024  # of all tiles of a gallery together: 384 KB of the noisiest colours, as text
+# Pixels of all answers, galleries and fronts together. The noisiest colours take 4 bytes a pixel as text, so that with 240
+# points of a map (1.9 MB) a page stays below 5 MB.
+_ANSWERS, _GALLERIES, _FRONTS = 256 * 1024, 192 * 1024, 128 * 1024
+_LONGEST_CONFIG = 200_000
 _LONGEST_NAME = 120
 
 
@@ -103,7 +107,9 @@ def _read(run: Result | str | Path) -> Run:
                 raise InputFileError(f"{path / ABOUT} cannot be read ({error}): it is damaged") from None
         if about.get("status") in ("running", "failed"):
             why = f" ({about['error']})" if about.get("error") else ""
-            raise InputFileError(f"the run in {path} is {about['status']}{why}: it has nothing to report until it is over")
+            raise InputFileError(
+                f"the run in {path} is {about['status']}{why}: it has nothing to report until it is over"
+            )
         name = path.resolve().name or str(path)
         found = Run(name, load(path), about, str(path))
     if not len(found.result):
@@ -161,7 +167,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
     return {
         "name": run.name,
         "verdict": _verdict(result),
-        "answers": [_answer(result, target, look, large=len(targets) == 1) for target in targets[:_TARGETS]],
+        "answers": [_answer(result, target, look, len(targets)) for target in targets[:_TARGETS]],
         "more_targets": max(0, len(targets) - _TARGETS),
         "n_targets": len(targets),
         "galleries": _galleries(result, targets, look),
@@ -175,7 +181,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "limits": _limits(result),
         "stopped": _stopped(result),
         "notes": list(dict.fromkeys([*result.notes, *([look.note] if look.note else [])])),
-        "config": yaml.safe_dump(result.config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True),
+        "config": _config_text(result.config),
         "arrays": bool(result.arrays),
         "versions": _versions(run),
     }
@@ -217,14 +223,27 @@ def _row(result: Result, row: int) -> dict[str, Any]:
     }
 
 
-def _answer(result: Result, target: int, look: Look, *, large: bool) -> dict[str, Any]:
+def _side(most: int, pixels: int, tiles: int) -> int:
+    """The longer side of tiles that share so many pixels."""
+    return max(8, min(most, int((pixels / max(1, tiles)) ** 0.5)))
+
+
+def _answer(result: Result, target: int, look: Look, targets: int) -> dict[str, Any]:
     row = int(torch.nonzero(result.target_index == target)[0, 0])
-    side = _BEST if large else _TILE
+    side = _side(_BEST if targets == 1 else _TILE, _ANSWERS, 3 * min(targets, _TARGETS))
     if result.targets is not None and target < len(result.targets):
         pictures = look.pair(result.targets[target], result.designs[row], side)
     else:
-        pictures = [("best design", look.tiles(result.designs[row : row + 1], side)[0])]
-    return {"target": target, "pictures": pictures, "constrained": result.constrained, **_row(result, row)}
+        word = "best design" if result.reference is None else "least sum of the objectives"
+        pictures = [(word, look.tiles(result.designs[row : row + 1], side)[0])]
+    signed = pictures[0][1].startswith("data:image/png")
+    return {
+        "target": target,
+        "pictures": pictures,
+        "signed": signed,
+        "constrained": result.constrained,
+        **_row(result, row),
+    }
 
 
 def _galleries(result: Result, targets: list[int], look: Look) -> list[dict[str, Any]]:
@@ -232,12 +251,19 @@ def _galleries(result: Result, targets: list[int], look: Look) -> list[dict[str,
     found = []
     count = max(2, min(_GALLERY, _TILES // max(1, len(targets))))
     shown = targets[: min(_TARGETS, _TILES // count)]
-    side = min(_TILE, int((_PIXELS / len(shown) / count) ** 0.5))
+    side = _side(_TILE, _GALLERIES, len(shown) * count)
     for target in shown:
         rows = result.top(count, target=target, distinct=True)
         tiles = look.tiles(rows.designs, side)
         each = [{"uri": uri, **_row(rows, row)} for row, uri in enumerate(tiles)]
-        found.append({"target": target, "tiles": each, "of": int((result.target_index == target).sum())})
+        found.append(
+            {
+                "target": target,
+                "tiles": each,
+                "more": len(rows) == count,
+                "of": int((result.target_index == target).sum()),
+            }
+        )
     return found
 
 
@@ -270,25 +296,13 @@ def _fronts(result: Result, targets: list[int], look: Look, points: dict[int, in
         if len(members):
             entry["charts"] = reportcharts.fronts(result, target, points)
             some = members.take(along(members, _SPREAD))
-            side = min(_TILE, int((_PIXELS / len(targets) / _SPREAD) ** 0.5))
+            side = _side(_TILE, _FRONTS, min(len(targets), _TARGETS // 4) * _SPREAD)
             for row, uri in enumerate(look.tiles(some.designs, side)):
                 figures = _row(some, row)
                 words = ", ".join(f"{name} {number(figures['terms'][name])}" for name in result.objectives)
                 entry["members"].append({"uri": uri, "caption": words, **figures})
         found.append(entry)
     return found
-
-
-def along(members: Result, most: int) -> torch.Tensor:
-    """Indices of members of a front spread along it, both ends among them; `members` as `Result.front` orders them."""
-    if len(members) <= most:
-        return torch.arange(len(members))
-    values = torch.stack([members.terms[name].double() for name in members.objectives], 1)
-    spread = (values.amax(0) - values.amin(0)).clamp(min=1e-300)
-    steps = ((values[1:] - values[:-1]) / spread).square().sum(1).sqrt()
-    at = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-    wanted = torch.linspace(0, float(at[-1]), most, dtype=at.dtype)
-    return (at[None] - wanted[:, None]).abs().argmin(1).unique()
 
 
 _BOUNDS = {"at_most": "at most", "at_least": "at least", "between": "between", "equals": "equal to"}
@@ -305,7 +319,14 @@ def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
         parts = goal.items() if isinstance(goal, dict) else []
         bound = " and ".join(f"{_BOUNDS.get(key, key)} {_spoken(value)}" for key, value in parts if value is not None)
         values = [float(result.terms[name][row]) for row in best.tolist()]
-        found.append({"name": name, "bound": bound or str(goal or ""), "values": [number(value) for value in values[:4]], "more": len(values) > 4})
+        found.append(
+            {
+                "name": name,
+                "bound": bound or str(goal or ""),
+                "values": [number(value) for value in values[:4]],
+                "more": len(values) > 4,
+            }
+        )
     return found
 
 
@@ -321,11 +342,18 @@ def _limits(result: Result) -> list[dict[str, Any]]:
     used = {"rows": float(result.cost.rows), "seconds": result.cost.seconds}
     found = []
     for name, value in used.items():
-        limit = budget.get(name) if isinstance(budget, dict) else None
-        known = isinstance(limit, int | float) and limit > 0
-        share = min(1.0, value / limit) if known else None
-        found.append({"name": name, "used": value, "limit": limit if known else None, "share": share})
+        given = budget.get(name) if isinstance(budget, dict) else None
+        limit = float(given) if isinstance(given, int | float) and given > 0 else None
+        share = None if limit is None else min(1.0, value / limit)
+        found.append({"name": name, "used": value, "limit": limit, "share": share})
     return found
+
+
+def _config_text(config: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    if len(text) <= _LONGEST_CONFIG:
+        return text
+    return f"{text[:_LONGEST_CONFIG]}\n# ... {len(text) - _LONGEST_CONFIG} letters more are in config.json"
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:
@@ -353,13 +381,18 @@ def _several(runs: list[Run], decoder: Decoder | None) -> dict[str, Any]:
     ]
     best = min((row["loss"] for row in table), default=0.0)
     differing = _differing([one.config for one in results])
-    side = min(_TILE, int((_PIXELS / len(runs) / 4) ** 0.5))
+    side = _side(_TILE, _ANSWERS, 4 * len(runs))
     shown = [
-        [{"uri": uri, **_row(one, int(row))} for row, uri in zip(rows, look.tiles(one.designs[rows], side), strict=True)]
+        [
+            {"uri": uri, **_row(one, int(row))}
+            for row, uri in zip(rows, look.tiles(one.designs[rows], side), strict=True)
+        ]
         for one, look in zip(results, looks, strict=True)
         for rows in [one.firsts()[:4]]
     ]
-    problem = [key for key, _ in differing if key.startswith(("task.target", "task.objectives", "task.constraints", "decoder"))]
+    problem = [
+        name for name in _PROBLEM if any(key.removeprefix("task.").split(".")[0] == name for key, _ in differing)
+    ]
     return {
         "name": f"{len(runs)} runs compared",
         "table": table,
@@ -379,18 +412,30 @@ def _mean_best(result: Result) -> float:
     return float(result.losses[result.firsts()].double().mean())
 
 
-def _differing(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What differs between configs: the key, and what each says of it."""
-    flat = [dict(_leaves(config, "")) for config in configs]
-    keys = list(dict.fromkeys(key for one in flat for key in one))
-    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+_PROBLEM = ("decoder", "target", "objectives", "constraints", "pareto")  # fields that say what a run solves
 
 
-def _leaves(value: Any, place: str) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [leaf for key, one in value.items() for leaf in _leaves(one, f"{place}.{key}" if place else str(key))]
-    if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
-        return [leaf for i, one in enumerate(value) for leaf in _leaves(one, f"{place}.{i}")]
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-    return [(place, text if len(text) <= 80 else text[:79] + "…")]
+def _differing(values: Sequence[Any], place: str = "") -> list[tuple[str, list[str]]]:
+    """What differs between configs: the field, and what each says of it. Parts of other kinds are not taken apart."""
+    if all(value == values[0] for value in values):
+        return []
+    if all(isinstance(value, dict) for value in values) and len({str(value.get("kind")) for value in values}) == 1:
+        keys = dict.fromkeys(key for value in values for key in value)
+        return [
+            row for key in keys for row in _differing([one.get(key) for one in values], f"{place}.{key}".lstrip("."))
+        ]
+    if all(isinstance(value, list) and len(value) == len(values[0]) for value in values) and values[0]:
+        return [row for i, each in enumerate(zip(*values, strict=True)) for row in _differing(each, f"{place}.{i}")]
+    return [(place, [_cut(_in_words(value)) for value in values])]
+
+
+def _in_words(value: Any) -> str:
+    """A part of a config in one line: a kind and its options, a chain of them."""
+    if value is None or value in ({}, []):
+        return "–"
+    if isinstance(value, list):
+        return " > ".join(str(one.get("kind", one)) if isinstance(one, dict) else _in_words(one) for one in value)
+    if isinstance(value, dict):
+        kind = [str(value["kind"])] if "kind" in value else []
+        return " ".join([*kind, *(f"{key}={_in_words(one)}" for key, one in value.items() if key != "kind")])
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

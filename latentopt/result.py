@@ -67,8 +67,8 @@ class Result:
     "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
     as a subspace's `centre_D` and `basis_DK`, by "stage.name". `latent_std (D,)` is the prior's standard deviation of each
     latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
-    what `top` measures distances by (None in runs that were saved without them). `starts (S, D)` are starts of the search, and
-    `prior_draws (P, D)` draws from the prior, at most 256 of each and fewer of long latents: what a map shows them against.
+    what `top` measures distances by (None in runs that were saved without them). `starts (S, D)` are starts of the search and
+    `prior_draws (P, D)` draws from the prior, at most 256 of each and fewer of long latents: what a map is drawn over.
 
     Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
     volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
@@ -391,6 +391,7 @@ def load(folder: str | Path) -> Result:
             f"this version reads {SCHEMA}: update latentopt"
         )
     try:
+        whole: dict[str, Any] = {name: tensors.get(name) for name in _WHOLE}
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
         return Result(
             **{name: tensors[name] for name in _ROW_FIELDS},
@@ -399,7 +400,7 @@ def load(folder: str | Path) -> Result:
             cost=Cost(**about["cost"]),
             history=history,
             config=config,
-            **{name: tensors.get(name) for name in _WHOLE},
+            **whole,
             stopped=about["stopped"],
             diverged=about["diverged"],
             notes=about["notes"],

@@ -88,7 +88,7 @@ def sha256(data: bytes) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """The sums of all files of a finished run, but for checkpoints, which carry their own, and reports, which are made again."""
+    """The sums of a finished run's files, but for checkpoints, which carry their own, and reports, which are made again."""
     files = sorted(
         p
         for p in folder.iterdir()

@@ -31,13 +31,16 @@ Draw = Callable[[Tensor], Tensor | None]
 
 # Sky blue and orange of Okabe and Ito's palette, on black: too dark and too bright
 _DARK, _BRIGHT = (0x56 / 255, 0xB4 / 255, 0xE9 / 255), (0xE6 / 255, 0x9F / 255, 0.0)
-_LOW, _MIDDLE, _HIGH = (0.12, 0.14, 0.38), (0.13, 0.57, 0.55), (0.99, 0.91, 0.36)  # dark blue, teal, yellow: by lightness
+_LOW, _MIDDLE, _HIGH = (
+    (0.12, 0.14, 0.38),
+    (0.13, 0.57, 0.55),
+    (0.99, 0.91, 0.36),
+)  # dark blue, teal, yellow: by lightness
 _BARS = 32  # values up to which each has a bar
 _LEAST = 8  # the least side of a picture without channels
 _STYLE = (
-    "path{fill:none;stroke:#0072b2;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}.t{stroke:#c2410c}"
-    ".g{stroke:#8884;stroke-width:1}.d{stroke-width:4}.b{stroke-width:3;stroke-linecap:butt}"
-    "@media(prefers-color-scheme:dark){path{stroke:#6cc0f5}.t{stroke:#ffb454}.g{stroke:#fff3}}"
+    "path{fill:none;stroke:#0072b2;stroke-width:1.6;stroke-linejoin:round}.g{stroke:#8886;stroke-width:1}"
+    "@media(prefers-color-scheme:dark){path{stroke:#6cc0f5}.g{stroke:#8886}}"
 )
 
 
@@ -87,15 +90,15 @@ def drawing(config: dict[str, Any]) -> Draw | None:
     return None if named_code(found) else found.draw
 
 
-def value_range(config: dict[str, Any], designs: Tensor) -> tuple[float, float]:
-    """What black and white are: what the decoder's config says, or the one of 0 to 1, -1 to 1, 0 to 255 that holds the designs."""
+def value_range(config: dict[str, Any], least_and_most: tuple[float, float]) -> tuple[float, float]:
+    """What black and white are: as the decoder's config says, or the first of 0 to 1, -1 to 1, 0 to 255 that holds all."""
     plain = config.get("decoder")
     given = plain.get("value_range") if isinstance(plain, dict) else None
     if isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(one, int | float) for one in given):
         low, high = float(given[0]), float(given[1])
         if -math.inf < low < high < math.inf:
             return low, high
-    low, high = _ends(designs)
+    low, high = least_and_most
     for least, most in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
         slack = 0.05 * (most - least)
         if low >= least - slack and high <= most + slack:
@@ -103,11 +106,11 @@ def value_range(config: dict[str, Any], designs: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _ends(designs: Tensor) -> tuple[float, float]:
+def _ends(designs: Sequence[Tensor]) -> tuple[float, float]:
     """The least and the largest finite value, a little apart."""
-    values = designs.detach().float().flatten()
-    values = values[torch.isfinite(values)]
-    low, high = (float(values.amin()), float(values.amax())) if len(values) else (0.0, 1.0)
+    finite = [values[torch.isfinite(values)] for values in (one.detach().float().flatten() for one in designs)]
+    ends = [float(end) for values in finite if len(values) for end in values.aminmax()]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
@@ -122,7 +125,7 @@ class Look:
 
     @staticmethod
     def of(designs: Tensor, config: dict[str, Any], *more: Tensor | None, decoder: Decoder | None = None) -> Look:
-        """How these designs `(N, ...)`, and `more` of their kind, are shown: as the decoder says, else by config and values."""
+        """How these designs `(N, ...)`, and `more` like them, are shown: as the decoder says, else by config and values."""
         draw, note = (drawing(config) if decoder is None else getattr(decoder.config, "draw", None)), ""
         every = [designs, *(one for one in more if one is not None)]
         if draw is not None and len(designs):
@@ -131,73 +134,71 @@ class Look:
                 if drawn is not None and (drawn.ndim != 4 or drawn.shape[1] not in (1, 3)):
                     raise ValueError(f"it gave shape {tuple(drawn.shape)}, expected (N, 1 or 3, H, W)")
             except Exception as error:  # a plugin's code must not cost the whole report; the report says so
-                draw, note = None, f"the decoder's own drawing failed ({type(error).__name__}: {error}); plain plots instead"
-        values = torch.cat([one.detach().float().flatten() for one in every])
-        shades = value_range(config, values) if decoder is None else decoder.value_range
-        return Look(draw, shades, _ends(values), note)
+                draw, note = (
+                    None,
+                    f"the decoder's own drawing failed ({type(error).__name__}: {error}); plain plots instead",
+                )
+        ends = _ends(every)
+        return Look(draw, value_range(config, ends) if decoder is None else decoder.value_range, ends, note)
 
     def tiles(self, designs: Tensor, side: int) -> list[str]:
         """Each design `(N, ...)` as a data URI, its longer side at most `side` pixels."""
         if not len(designs):
             return []
-        pictures = self._pictures(designs)
+        pictures = self.pictures(designs)
         if pictures is not None:
             return [_png(one) for one in _pixels(pictures, side)]
         table = _tables(designs)
         if table is None:
-            return [self._plot([row], side) for row in _rows(designs)]
-        low, high = self.ends
-        return [_png(one) for one in _pixels(_coloured(((table - low) / (high - low)).clamp(0, 1)), side)]
+            return [self._plot(row, side) for row in _rows(designs)]
+        return [_png(one) for one in _pixels(_coloured(self._scaled(table)[:, 0].clamp(0, 1)), side)]
 
     def pair(self, target: Tensor, found: Tensor, side: int) -> list[tuple[str, str]]:
         """Words and data URIs that set one target beside what was found for it."""
         if target.shape != found.shape:
             return [("found", self.tiles(found[None], side)[0])]
         both = torch.stack([target, found])
-        pictures = self._pictures(both)
         names = [*zip(("target", "found"), self.tiles(both, side), strict=True)]
-        if pictures is not None or _tables(both) is not None:
-            shown = pictures if pictures is not None else self._scaled(_tables(both))
-            scale = max(float((shown[1] - shown[0]).abs().amax()), 1e-3)
-            signed = difference(shown[:1], shown[1:], scale)
-            return [*names, (f"difference, full colour at {scale:.2g}", _png(_pixels(signed, side)[0]))]
-        return [*names, ("found, and target in orange", self._plot(list(_rows(both.flip(0))), side))]
+        shown, table = self.pictures(both), _tables(both)
+        if shown is None and table is not None:
+            shown = self._scaled(table)
+        if shown is None:
+            rows = _rows(both)
+            less = rows[1] - rows[0]
+            return [*names, (f"difference, up to {abs(less).max():.2g}", self._plot(less, side))]
+        scale = max(float((shown[1] - shown[0]).abs().amax()), 1e-3)
+        signed = difference(shown[:1], shown[1:], scale)
+        return [*names, (f"difference, full colour at {scale:.2g}", _png(_pixels(signed, side)[0]))]
 
-    def _scaled(self, table: Tensor | None) -> Tensor:
+    def _scaled(self, table: Tensor) -> Tensor:
         low, high = self.ends
-        assert table is not None
         return ((table - low) / (high - low))[:, None]
 
-    def _pictures(self, designs: Tensor) -> Tensor | None:
+    def pictures(self, designs: Tensor) -> Tensor | None:
+        """Designs as pictures `(N, C, H, W)` in [0, 1], or None where they are none."""
         return as_pictures(designs.nan_to_num(0.0, 0.0, 0.0), self.draw, self.range)
 
-    def _plot(self, rows: Sequence[NDArray[np.float64]], side: int) -> str:
-        """Rows of values as lines, or bars where there are few, the first in front in blue, a second one in orange."""
+    def _plot(self, row: NDArray[np.float64], side: int) -> str:
+        """A row of values as a line, or bars where they are few, over a line at zero."""
         high = round(0.6 * side)
-        low, top = self.ends
+        low, top = min(self.ends[0], 0.0), max(self.ends[1], 0.0)
         room = 0.04 * (top - low)
         low, top = low - room, top + room
+        values = np.clip(_thinned(row, side), low, top)
 
         def up(value: float) -> str:
             return f"{high * (top - value) / (top - low):.1f}"
 
-        floor = up(min(max(0.0, low), top))
-        parts = [f'<path class="g" d="M0 {floor}H{side}"/>']
-        for index, row in enumerate(rows):
-            values = _thinned(row, side)
-            x = (np.arange(len(values)) + 0.5) * side / len(values)
-            look = "t" if index else ""
-            if len(row) > _BARS:
-                path = "M" + "L".join(f"{a:.1f} {up(b)}" for a, b in zip(x, values, strict=True))
-                parts.append(f'<path class="{look}" d="{path}"/>')
-            elif index:
-                path = "".join(f"M{a:.1f} {up(b)}h0" for a, b in zip(x, values, strict=True))
-                parts.append(f'<path class="{look} d" d="{path}"/>')
-            else:
-                path = "".join(f"M{a:.1f} {floor}V{up(b)}" for a, b in zip(x, values, strict=True))
-                parts.append(f'<path class="b" d="{path}"/>')
+        x = (np.arange(len(values)) + 0.5) * side / len(values)
+        if len(row) > _BARS:
+            marks = '<path d="M{}"/>'.format("L".join(f"{a:.1f} {up(b)}" for a, b in zip(x, values, strict=True)))
+        else:
+            wide = 0.55 * side / len(values)
+            bars = "".join(f"M{a:.1f} {up(0.0)}V{up(b)}" for a, b in zip(x, values, strict=True))
+            marks = f'<path class="b" style="stroke-width:{wide:.1f}" d="{bars}"/>'
         head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{high}" viewBox="0 0 {side} {high}">'
-        return "data:image/svg+xml," + quote(f"{head}<style>{_STYLE}</style>{''.join(parts)}</svg>", safe="/:=,; .-()")
+        zero = f'<path class="g" d="M0 {up(0.0)}H{side}"/>'
+        return "data:image/svg+xml," + quote(f"{head}<style>{_STYLE}</style>{zero}{marks}</svg>", safe="/:=,; .-()")
 
 
 def _rows(designs: Tensor) -> NDArray[np.float64]:
@@ -214,7 +215,7 @@ def _thinned(row: NDArray[np.float64], width: int) -> NDArray[np.float64]:
 
 
 def _tables(designs: Tensor) -> Tensor | None:
-    """Designs `(N, A, B)` as they are, the middle slice `(N, A, B)` of larger ones; None of those that are rows of numbers."""
+    """Designs `(N, A, B)` as they are, the middle slice `(N, A, B)` of larger ones; None where they are rows of numbers."""
     table = designs.detach().float().nan_to_num(0.0, 0.0, 0.0).cpu()
     while table.ndim > 3 and min(table.shape[1:]) == 1:
         table = table.squeeze(int(1 + torch.tensor(table.shape[1:]).argmin()))
