@@ -50,9 +50,8 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
         begins.append((spent[0], entries[0]["name"]))
     axes.plot([], [], color="#b9c0c8", linewidth=1, label="each row, best so far")
     axes.plot([], [], color=DEEP_BLUE, linewidth=2, label="best of each target" if targets > 1 else "best")
-    figure.legend(
-        *axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="upper right", labelcolor=QUIET, ncols=2
-    )
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": QUIET, "ncols": 2}
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=(0.985, 0.985), **style)
     finite = np.concatenate([part[np.isfinite(part)] for part in losses]) if losses else np.zeros(0)
     if len(finite) and finite.min() > 0 and finite.max() > 3 * finite.min():
         axes.set_yscale("log")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 SIDE = 1000.0
+_TINY, _HUGE = 1e-305, 1e305  # what an axis still tells apart
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -42,8 +43,9 @@ class Axis:
         finite = [value for value in values if math.isfinite(value)]
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
         if log and low > 0 and high > 3 * low:
-            room = (high / low) ** pad
-            return Axis(low / room, high * room, True, down)
+            room = math.exp(pad * (math.log(high) - math.log(low)))
+            return Axis(max(low / room, _TINY), min(high * room, _HUGE), True, down)
+        low, high = max(low, -_HUGE), min(high, _HUGE)
         room = pad * (high - low) or max(abs(high), 1e-12) * 0.1
         return Axis(low - room, high + room, False, down)
 
@@ -51,7 +53,9 @@ class Axis:
         """Where a value lies, in [0, 1000] for those within; beyond the edges for others, and there for infinite ones."""
         if self.log:
             share = (
-                math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low) if value < math.inf else 2.0
+                (math.log(max(value, _TINY)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+                if value < math.inf
+                else 2.0
             )
         else:
             share = (value - self.low) / (self.high - self.low)

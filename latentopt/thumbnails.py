@@ -37,6 +37,7 @@ _LOW, _MIDDLE, _HIGH = (
     (0.99, 0.91, 0.36),
 )  # dark blue, teal, yellow: by lightness
 _BARS = 32  # values up to which each has a bar
+_BYTES = 16  # values that reach beyond it, and lie in 0 to 255, are bytes
 _LEAST = 8  # the least side of a picture without channels
 _STYLE = (
     "path{fill:none;stroke:#0072b2;stroke-width:1.6;stroke-linejoin:round}.g{stroke:#8886;stroke-width:1}"
@@ -99,7 +100,9 @@ def value_range(config: dict[str, Any], least_and_most: tuple[float, float]) -> 
         if -math.inf < low < high < math.inf:
             return low, high
     low, high = least_and_most
-    for least, most in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
+    if high > _BYTES and low >= -1 and high <= 256:
+        return 0.0, 255.0
+    for least, most in ((0.0, 1.0), (-1.0, 1.0)):
         slack = 0.05 * (most - least)
         if low >= least - slack and high <= most + slack:
             return least, most
