@@ -111,8 +111,14 @@ def value_range(config: dict[str, Any], least_and_most: tuple[float, float]) -> 
 
 def _ends(designs: Sequence[Tensor]) -> tuple[float, float]:
     """The least and the largest finite value, a little apart."""
-    finite = [values[torch.isfinite(values)] for values in (one.detach().float().flatten() for one in designs)]
-    ends = [float(end) for values in finite if len(values) for end in values.aminmax()]
+    ends: list[float] = []
+    for one in designs:
+        values = one.detach().flatten()
+        found = [float(end) for end in values.aminmax()] if len(values) else []
+        if not all(map(math.isfinite, found)):
+            values = values[torch.isfinite(values)]
+            found = [float(end) for end in values.aminmax()] if len(values) else []
+        ends += found
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 

@@ -356,7 +356,7 @@ def test_the_noisiest_run_stays_below_five_megabytes(result):
     realism = result.realism.take(torch.zeros(n, dtype=torch.long))
     report = {**result.history[0], "rows_N": torch.rand(n).tolist(), "best_T": [0.1] * targets}
     history = [{**report, "step": i, "forward_rows": 10 * i} for i in range(300)]
-    config = {**result.config, "task": {"notes": "x" * 10_000_000}}
+    config = {**result.config, "task": {"notes": "x" * 1_000_000}}
     changed = {"terms": {}, "realism": realism, "history": history, "targets": noise[:targets], "latent_std": None}
     many = dataclasses.replace(result, **rows, **changed, starts=None, prior_draws=None, config=config)
     page = lo.report(many)
