@@ -19,6 +19,7 @@ ALL = (
     "searches",
     "quality",
     "gradient_free",
+    "peers",
 )
 
 

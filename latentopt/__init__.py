@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
+    "api": ("examples", "interpolate", "load_decoder", "optimize", "resume", "run", "sample"),
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "Coordinates"),
     "coderef": ("CodeRef",),
@@ -17,6 +17,7 @@ _WHERE = {
     "decoder": ("Decoder", "LatentoptWarning"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "budget": ("Budget", "Report"),
+    "early": ("early_rungs",),
     "errors": (
         "ConfigError",
         "DecoderError",
@@ -38,6 +39,7 @@ _WHERE = {
     "interfaces": (
         "Candidates",
         "DecoderConfig",
+        "EarlyReports",
         "Evaluation",
         "Interpolator",
         "InterpolatorConfig",
@@ -52,7 +54,7 @@ _WHERE = {
     ),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
-    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "Told"),
+    "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "PruneAll", "Told"),
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
         interpolate as interpolate,
         load_decoder as load_decoder,
         optimize as optimize,
+        resume as resume,
         run as run,
         sample as sample,
     )
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
     from latentopt.contest import compare as compare
     from latentopt.decoder import Decoder as Decoder, LatentoptWarning as LatentoptWarning
     from latentopt.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
+    from latentopt.early import early_rungs as early_rungs
     from latentopt.errors import (
         ConfigError as ConfigError,
         DecoderError as DecoderError,
@@ -112,6 +116,7 @@ if TYPE_CHECKING:
     from latentopt.interfaces import (
         Candidates as Candidates,
         DecoderConfig as DecoderConfig,
+        EarlyReports as EarlyReports,
         Evaluation as Evaluation,
         Interpolator as Interpolator,
         InterpolatorConfig as InterpolatorConfig,
@@ -131,6 +136,7 @@ if TYPE_CHECKING:
         AskTellOptimizer as AskTellOptimizer,
         AskTellOptimizers as AskTellOptimizers,
         OneATarget as OneATarget,
+        PruneAll as PruneAll,
         Told as Told,
     )
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere

@@ -6,15 +6,16 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentopt.early import judge_early
 from latentopt.interfaces import Evaluation, SearchState
-from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne, OneATarget, Told
+from latentopt.optimizers import AllTargets, AskTellOptimizers, Floats, MakeOne, OneATarget, PruneAll, Told
 from latentopt.problem import Problem
 from latentopt.rng import RowNoise, derive_seed
 
@@ -53,6 +54,13 @@ def prior_coordinates(problem: Problem, seed: int) -> Coordinates:
     return Coordinates(problem.space.mean(like), problem.space.std(like))
 
 
+class _Heard(NamedTuple):
+    """What optimizers heard of one step's points: the figures of `Told` after the points, and each rung's estimates."""
+
+    figures: list[Floats | None]
+    estimates: list[Floats]
+
+
 @dataclass
 class AskTellState(SearchState):
     """`batch` rows (slots) a target, new points at each step. `held_2N` ranks what each slot has held so far (host)."""
@@ -69,8 +77,10 @@ class AskTellState(SearchState):
     optimizers: AskTellOptimizers
     rng: RowNoise
     remarks: tuple[str, ...]
-    told: list[list[Floats | None]]  # what optimizers were told at each step, without points: for checkpoints
+    heard: list[_Heard]  # at each step: for checkpoints
     starts: tuple[Evaluation, Tensor]
+    asked: int = 0  # points that optimizers asked for, and those of them that they gave up early
+    pruned: int = 0
 
     @property
     def begun(self) -> tuple[Evaluation, Tensor]:
@@ -80,28 +90,44 @@ class AskTellState(SearchState):
     def saved(self) -> dict[str, Any]:
         """The same, with what was told in one array a figure."""
         found = super().saved()
-        columns = list(zip(*self.told, strict=True))
-        found["told"] = [None if part[0] is None else np.stack(part) for part in columns]
+        columns = zip(*(heard.figures for heard in self.heard), strict=True)
+        told = [None if part[0] is None else np.stack(part) for part in columns]
+        found["heard"] = [told, [heard.estimates for heard in self.heard if heard.estimates]]
         keeps = getattr(self.optimizers, "saved", None)
         return found if keeps is None else {**found, "optimizers": keeps()}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Become the state that was saved. Optimizers are asked and told again what they were: no decode, and no pickle."""
-        fields = {name: value for name, value in saved.items() if name not in ("told", "optimizers")}
-        super().restore({**fields, "told": []})
+        fields = {name: value for name, value in saved.items() if name not in ("heard", "optimizers")}
+        super().restore({**fields, "heard": []})
+        columns, estimates = saved["heard"]
         counts = [len(self.z_ND) // len(self.targets)] * len(self.targets)
         again = getattr(self.optimizers, "told_again", None)
+        prune: PruneAll | None = getattr(self.optimizers, "prune", None)
         with nullcontext() if again is None else again(saved["optimizers"]):
             for step in range(1, self.step + 1):
                 points_NK = self.optimizers.ask(counts, functools.partial(self.rng.seed_for, step))
-                figures = [None if column is None else column[step - 1] for column in saved["told"]]
-                self.told.append(figures)
-                self.optimizers.tell(Told(points_NK, *figures), counts)  # type: ignore[arg-type]
+                heard = _Heard(
+                    [None if column is None else column[step - 1] for column in columns],
+                    estimates[step - 1] if estimates else [],
+                )
+                for rung, merit_N in enumerate(heard.estimates):
+                    assert prune is not None
+                    prune(rung, merit_N.copy(), counts)
+                self.optimizers.tell(Told(points_NK, *heard.figures), counts)  # type: ignore[arg-type]
+                self.heard.append(heard)
 
     @property
     def notes(self) -> Sequence[str]:
         """What the result should say of how the coordinates were chosen."""
         return self.remarks
+
+    @property
+    def closing_notes(self) -> Sequence[str]:
+        """What the result should say of pruning."""
+        if not self.pruned:
+            return ()
+        return (f"{self.pruned} of {self.asked} candidates were pruned early and spared the full evaluation",)
 
     @property
     def coordinates(self) -> Coordinates:
@@ -169,10 +195,14 @@ class AskTell:
         told, figures_2N = _told(problem, chart.of(z), evaluation)
         optimizers.add(told, counts)
         starts = (evaluation, target)
+        pruned_N = np.zeros(len(z), dtype=np.bool_)
         missing = [max(0, self.batch - count) for count in counts]
         if any(missing):
             more = target_N.new_tensor(targets).repeat_interleave(target_N.new_tensor(missing))
-            filled, found, figures_2M, _ = self._ask_and_tell(problem, chart, optimizers, missing, rng, 0, z, more)
+            filled, found, figures_2M, pruned_M, _ = self._ask_and_tell(
+                problem, chart, optimizers, missing, rng, 0, z, more
+            )
+            pruned_N = np.concatenate([pruned_N, pruned_M])
             z, target = torch.cat([z, filled]), torch.cat([target, more])
             evaluation, figures_2N = Evaluation.join([evaluation, found]), np.concatenate([figures_2N, figures_2M], 1)
         best_N = _best_rows(figures_2N, target.cpu().numpy(), targets, self.batch)
@@ -193,7 +223,10 @@ class AskTell:
             rng=rng,
             remarks=(*chart.notes, *self._spent(max(counts))),
             starts=starts,
-            told=[],
+            heard=[],
+            asked=sum(missing),
+            pruned=int(pruned_N.sum()),
+            pruned_N=_if_any(pruned_N[best_N], z.device),
         )
 
     def _spent(self, starts: int) -> list[str]:
@@ -215,14 +248,16 @@ class AskTell:
         assert isinstance(state, AskTellState)
         state.step += 1
         counts = [self.batch] * len(state.targets)
-        z_ND, evaluation, figures_2N, told = self._ask_and_tell(
+        z_ND, evaluation, figures_2N, pruned_N, heard = self._ask_and_tell(
             problem, state.coordinates, state.optimizers, counts, state.rng, state.step, state.z_ND, state.target_N
         )
-        state.told.append(list(told[1:]))
+        state.heard.append(heard)
         rows_N = _places(figures_2N, state.held_2N, len(counts))
         state.held_2N = _better(figures_2N[:, rows_N], state.held_2N)
         rows = torch.from_numpy(rows_N).to(z_ND.device)
         state.z_ND, state.evaluation = z_ND[rows], evaluation.take(rows)
+        state.asked, state.pruned = state.asked + len(pruned_N), state.pruned + int(pruned_N.sum())
+        state.pruned_N = _if_any(pruned_N[rows_N], rows.device)
 
     def finish(self, state: SearchState) -> None:
         """The search has ended, or was ended: lets optimizers close what they hold open."""
@@ -241,17 +276,35 @@ class AskTell:
         step: int,
         like: Tensor,
         target_N: Tensor,
-    ) -> tuple[Tensor, Evaluation, Floats, Told]:
-        """Latents, evaluation, figures, and what was told of so many new points a target, all in one batch."""
+    ) -> tuple[Tensor, Evaluation, Floats, NDArray[np.bool_], _Heard]:
+        """Latents, evaluation, figures of so many new points a target, all in one batch, which of them were pruned, and what
+        optimizers heard of them."""
         points_NK = optimizers.ask(counts, lambda target: rng.seed_for(step, target))
         z_ND = problem.project(chart.latents(torch.from_numpy(points_NK).to(like)))
-        evaluation = problem.value(z_ND, target_N)
-        told, figures_2N = _told(problem, points_NK, evaluation)
+        prune: PruneAll | None = getattr(optimizers, "prune", None)
+        estimates: list[Floats] = []
+        if prune is None:
+            evaluation, pruned_N = problem.value(z_ND, target_N), np.zeros(len(z_ND), dtype=np.bool_)
+        else:
+
+            def at_rung(rung: int, merit_N: Floats) -> NDArray[np.bool_]:
+                estimates.append(merit_N.copy())
+                return prune(rung, merit_N, counts)
+
+            evaluation, pruned_N = judge_early(problem, z_ND, target_N, at_rung)
+        told, figures_2N = _told(problem, points_NK, evaluation, pruned_N)
         optimizers.tell(told, counts)
-        return z_ND, evaluation, figures_2N, told
+        return z_ND, evaluation, figures_2N, pruned_N, _Heard(list(told[1:]), estimates)
 
 
-def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) -> tuple[Told, Floats]:
+def _if_any(flags_N: NDArray[np.bool_], device: torch.device) -> Tensor | None:
+    """The flags on the device; None where none is set, which costs no copy."""
+    return torch.from_numpy(flags_N).to(device) if flags_N.any() else None
+
+
+def _told(
+    problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation, pruned_N: NDArray[np.bool_] | None = None
+) -> tuple[Told, Floats]:
     """What optimizers are told, and the figures `(2, N)` that rank rows: the one copy from the device."""
     rows = [evaluation.loss_M, evaluation.merit_M, evaluation.violation_M]
     front = problem.pareto
@@ -266,7 +319,7 @@ def _told(problem: Problem, points_NK: Tensor | Floats, evaluation: Evaluation) 
     points = found[3 + (len(problem.terms) if front else 0) :].T if isinstance(points_NK, Tensor) else points_NK
     sound = np.isfinite(found[: 3 if objectives_KN is None else 3 + len(problem.terms)])
     if not sound.all():
-        failed = ~sound.all(0)
+        failed = ~sound.all(0) if pruned_N is None else ~sound.all(0) & ~pruned_N
         loss, merit, violation = (np.where(failed, np.nan, part) for part in (loss, merit, violation))
         objectives_KN = None if objectives_KN is None else np.where(failed, np.nan, objectives_KN)
     told = Told(

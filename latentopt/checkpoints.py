@@ -59,6 +59,7 @@ class Checkpoints:
 
     def newest(self, device: torch.device | str = "cpu") -> Any | None:
         """What the newest sound checkpoint holds; None where there is none. Damaged ones are noted and passed over."""
+        self.notes = []
         for _, path in self._there():
             try:
                 data = path.read_bytes()
@@ -66,5 +67,6 @@ class Checkpoints:
                     raise InputFileError("its sum is not that of its name")
                 return unpack(data, device)
             except (OSError, InputFileError) as error:
-                self.notes.append(f"checkpoint {path.name[:6]} is damaged ({error}): the one before it was used")
+                text = f"checkpoint {path.name[:6]} is damaged ({error}): what came after the one before is done again"
+                self.notes.append(text)
         return None

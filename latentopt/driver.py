@@ -333,6 +333,7 @@ class _Drive:
             self.notes.append(
                 f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
             )
+        self.notes.extend(f"{text}, in stage {index + 1} ({stage.name})" for text in run.closing_notes())
         if ended == "budget":
             where = f"at step {run.state.step} of {stage.search.n_steps}"
             self.notes.append(f"{_whose(share)} ended in stage {index + 1} ({stage.name}), {where}")

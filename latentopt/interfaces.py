@@ -117,6 +117,19 @@ class LeastSquares(Objective, Protocol):
     def residuals(self, candidates: Candidates, /) -> Tensor: ...
 
 
+@runtime_checkable
+class EarlyReports(Objective, Protocol):
+    """An objective that is dear, such as a simulator, and can tell early about what it will say.
+
+    `early(candidates, rung)` estimates the value, `(M,)`, at rung 0 to `rungs - 1`, each better and dearer than the one
+    before; the call itself gives the value. A search that prunes spares rows the value where estimates are poor.
+    """
+
+    rungs: int
+
+    def early(self, candidates: Candidates, rung: int, /) -> Tensor: ...
+
+
 class Sampler(Protocol):
     """Draws n latents `(n, D)`; the first k of n are those of k."""
 
@@ -149,6 +162,7 @@ class SearchState:
     done_N: Tensor
     step: int
     steering: Steering | None = field(default=None, kw_only=True)
+    pruned_N: Tensor | None = field(default=None, kw_only=True)  # rows given up early: infinite, and yet not lost
 
     @property
     def notes(self) -> Sequence[str]:
@@ -171,6 +185,11 @@ class SearchState:
     def begun(self) -> tuple[Evaluation, Tensor]:
         """What `init` found of the starts and the targets that they are for: fewer rows may have gone into the state."""
         return self.evaluation, self.target_N
+
+    @property
+    def closing_notes(self) -> Sequence[str]:
+        """What the result should say of how the search went."""
+        return ()
 
     def kept(self) -> dict[str, Tensor]:
         """The tensors that are not by rows, by field: they are saved with the run."""
@@ -327,6 +346,9 @@ class SearchConfig(PluginConfig):
     stop_at: float | None = None
     stop_gain: float = Field(default=0.0, ge=0, lt=1)
     stop_window: int = Field(default=20, ge=1)
+
+    def check(self, problem: Problem) -> None:
+        """Raise `ConfigError` where the search is not for this problem. Called when a run is planned."""
 
     def build(self, decoder: Decoder) -> Search:
         """The search."""

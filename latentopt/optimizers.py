@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Told(NamedTuple):
     `merit_n` is the loss plus the penalty of broken constraints: what to minimize where nothing else is known.
     `loss_n` and `violation_n` are for optimizers that treat constraints themselves; the violation is None where the
     problem has none. `objectives_nK` is each term's own loss where a front is sought, else None. A point that failed (a
-    figure was NaN or infinite) has NaN in all of them.
+    figure was NaN or infinite) has NaN in all of them; one that was pruned has infinity.
     """
 
     points_nK: Floats
@@ -38,6 +38,11 @@ class Told(NamedTuple):
     def failed_n(self) -> NDArray[np.bool_]:
         """Which points have no value."""
         return np.isnan(self.merit_n)
+
+    @property
+    def pruned_n(self) -> NDArray[np.bool_]:
+        """Which points were given up before their value was known."""
+        return np.isposinf(self.merit_n)
 
     def parts(self, counts: Sequence[int]) -> Iterator[Told]:
         """The same, so many points at a time."""
@@ -60,12 +65,24 @@ class AskTellOptimizer(Protocol):
         """The points of the last `ask`, in its order, and what became of them."""
 
 
+@runtime_checkable
+class Prunes(Protocol):
+    """An `AskTellOptimizer` that gives points up early, where objectives report early (`EarlyReports`)."""
+
+    def prune(self, rung: int, merit_n: Floats) -> NDArray[np.bool_]:
+        """Which points of the last `ask` go on `(n,)`, by what their merit is at this rung.
+
+        NaN for those that are out already. Called once a rung between `ask` and `tell`.
+        """
+
+
 class AskTellOptimizers(Protocol):
     """Minimizes for all T targets at once: the same, with the points of all targets in one array, target by target.
 
     `counts` says how many of the points are each target's. One that has something to close has a method `finish()`,
-    called when the search ends, however it ends. One that keeps something of its own in a checkpoint has a method `saved()`
-    for it, and a context manager `told_again(saved)` that surrounds asking and telling it all that it was asked and told.
+    called when the search ends, however it ends. One that prunes has `prune(rung, merit_N, counts) -> (N,)`, or None. What
+    one keeps of its own in a checkpoint it gives in a method `saved()`, and a context manager `told_again(saved)` surrounds
+    asking and telling it all that it was asked and told.
     """
 
     def add(self, told: Told, counts: Sequence[int]) -> None:
@@ -79,6 +96,7 @@ class AskTellOptimizers(Protocol):
 
 
 MakeOne = Callable[[int, int], AskTellOptimizer]
+PruneAll = Callable[[int, Floats, Sequence[int]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,17 @@ class OneATarget:
         for optimizer, n, part in zip(self.optimizers, counts, told.parts(counts), strict=True):
             if n:
                 optimizer.tell(part)
+
+    @property
+    def prune(self) -> PruneAll | None:
+        """Asks every target's optimizer which points go on at a rung `(N,)`; None where they are not of that kind."""
+        return self._prune if all(isinstance(one, Prunes) for one in self.optimizers) else None
+
+    def _prune(self, rung: int, merit_N: Floats, counts: Sequence[int]) -> NDArray[np.bool_]:
+        ends = np.cumsum(counts)[:-1]
+        asked = zip(self.optimizers, counts, np.split(merit_N, ends), strict=True)
+        keep = [one.prune(rung, merit_n) for one, n, merit_n in asked if n and isinstance(one, Prunes)]
+        return np.concatenate(keep)
 
     def _asked(self, optimizer: AskTellOptimizer, n: int, seed: int) -> Floats:
         if n == 0:

@@ -75,6 +75,7 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
             problem.require_gradient(search.kind_name(), blind)
         if search.needs_residuals:
             problem.require_residuals(search.kind_name(), others)
+        search.check(problem)
     filled = task.model_copy(update={"search": searches, "starts": starts})
     stages = [
         [_stage(one, decoder) for one in entry] if isinstance(entry, list) else _stage(entry, decoder)

@@ -257,12 +257,16 @@ class Problem:
         return self.region.project(z_MD)
 
     def _evaluate(self, candidates: Candidates, steering: Steering | None = None) -> Evaluation:
-        n = candidates.latents.shape[0]
+        values = [term.values(candidates) for term in (*self.terms, *self.constraints)]
+        return self.combined(values, candidates.latents.shape[0], steering)
+
+    def combined(self, values: Sequence[Tensor], n: int, steering: Steering | None = None) -> Evaluation:
+        """The evaluation of n rows of these values, each `(n,)`: one of every objective, then one of every constraint."""
         zero_M, _ = self._constants(n)
         terms: dict[str, Tensor] = {}
         parts: list[Tensor] = []
-        for term in self.terms:
-            terms[term.name] = value_M = term.values(candidates)
+        for term, value_M in zip(self.terms, values, strict=False):
+            terms[term.name] = value_M
             part = goal_loss(term.goal, value_M)
             parts.append(part if term.weight == 1.0 else part * term.weight)
         loss = sum(parts[1:], parts[0]) if parts else zero_M
@@ -273,7 +277,7 @@ class Problem:
             return Evaluation(loss, merit, zero_M, terms)
         violation, penalty, signed = zero_M, zero_M, []
         for index, term in enumerate(self.constraints):
-            terms[term.name] = value_M = term.values(candidates)
+            terms[term.name] = value_M = values[len(self.terms) + index]
             goal = self._bound(term)
             signed.append(self._signed(index, value_M))
             shortfall = goal.shortfall(value_M)

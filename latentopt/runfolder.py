@@ -14,11 +14,12 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,6 @@ class RunFolder:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
-        self._history: IO[str] | None = None
         self._at_work = False
 
     @property
@@ -115,13 +115,7 @@ class RunFolder:
         """Appends each report to the history, and passes it on."""
 
         def look(report: Report) -> None:
-            try:
-                if self._history is None:
-                    self._history = (self.path / HISTORY).open("a")
-                self._history.write(json.dumps(vars(report)) + "\n")
-                self._history.flush()
-            except OSError as error:
-                raise store.cannot_write(self.path / HISTORY, error) from error
+            store.append(self.path / HISTORY, (json.dumps(vars(report)) + "\n").encode())
             if on_report is not None:
                 on_report(report)
 
@@ -129,7 +123,6 @@ class RunFolder:
 
     def finish(self, result: Result) -> None:
         """Write what was found."""
-        self._close()
         result.write(self.path)
         self.about |= {"status": result.stopped, "ended": _now()}
         self._write_about()
@@ -137,7 +130,6 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Note why the run ended without a result; quietly, as there is an error on its way already."""
-        self._close()
         if not self._at_work:
             return
         self.about |= {
@@ -149,11 +141,6 @@ class RunFolder:
             self._write_about()
         except InputFileError:
             return
-
-    def _close(self) -> None:
-        if self._history is not None:
-            self._history.close()
-            self._history = None
 
     def _write_about(self) -> None:
         store.write_json(self.path / ABOUT, self.about)
@@ -228,13 +215,17 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a run's bits depend on."""
+    """Versions that a run's bits may depend on: of Python, of latentopt and of what it requires, and the threads."""
+    required = [
+        re.split(r"[^\w.-]", text, maxsplit=1)[0]
+        for text in metadata.requires("latentopt") or ()
+        if "extra ==" not in text
+    ]
     return {
         "latentopt": __version__,
         "python": platform.python_version(),
+        **{name: metadata.version(name) for name in sorted(required)},
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "optuna": metadata.version("optuna"),
         "threads": str(torch.get_num_threads()),
         "machine": platform.machine(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,7 @@ class _Seen(NamedTuple):
     violation_N: Tensor
     losses_NK: Tensor | None
     step: int
+    pruned_N: Tensor | None = None
 
 
 class StageRun:
@@ -212,7 +213,8 @@ class StageRun:
         """Keep hold of what the step made. A step replaces its tensors and never writes into them, so no copy is needed."""
         state, evaluation = self.state, self.state.evaluation
         losses_NK = None if self.archive is None else self.problem.objectives(evaluation)
-        self._pending.append(_Seen(state.z_ND, evaluation.loss_M, evaluation.violation_M, losses_NK, state.step))
+        figures = state.z_ND, evaluation.loss_M, evaluation.violation_M
+        self._pending.append(_Seen(*figures, losses_NK, state.step, state.pruned_N))
         if len(self._pending) >= self._window:
             self.note_best()
 
@@ -254,7 +256,9 @@ class StageRun:
         if self.archive is not None:
             self._add_to_front(seen)
         if state.rows_restart:
-            self.failed_N = self.failed_N + (~finite_WN[1:]).sum(0)
+            ended = zip(~finite_WN[1:], seen, strict=True)
+            lost = [end_N if one.pruned_N is None else end_N & ~one.pruned_N for end_N, one in ended]
+            self.failed_N = self.failed_N + torch.stack(lost).sum(0)
         self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
 
     def _add_to_front(self, seen: list[_Seen]) -> None:
@@ -373,6 +377,10 @@ class StageRun:
     def lost(self) -> int:
         """How many rows turned NaN or infinite; of an ask/tell search, how many evaluations."""
         return int((~self.ok_N).sum() + self.failed_N.sum()) if self.started else 0
+
+    def closing_notes(self) -> Sequence[str]:
+        """What the search says of how it went."""
+        return self.state.closing_notes if self.started else ()
 
     def why_all_diverged(self) -> str:
         """The error of a run in which no row has a finite loss."""

@@ -28,9 +28,7 @@ def write(path: Path, data: bytes) -> None:
     try:
         number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(number, view) :]
+            _write_all(number, data)
             os.fsync(number)
         finally:
             os.close(number)
@@ -48,18 +46,21 @@ def cannot_write(path: Path, error: BaseException) -> InputFileError:
 
 
 def append(path: Path, data: bytes) -> None:
-    """More at a file's end, flushed to the disk. A kill may leave the last line incomplete."""
+    """More at a file's end, left to the system to put on the disk. A kill may leave the last line incomplete."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(number, view) :]
-            os.fsync(number)
+            _write_all(number, data)
         finally:
             os.close(number)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _write_all(number: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(number, view) :]
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -37,7 +37,7 @@ FLOORS = {
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
     2: ["interfaces", "called", "steering", "tangents", "terms"],
-    3: ["linearize", "problem", "hookspecs", "paths", "starts", "realism", "measures"],
+    3: ["linearize", "problem", "early", "hookspecs", "paths", "starts", "realism", "measures"],
     4: [
         "driver",
         "stagerun",

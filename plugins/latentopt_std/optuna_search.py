@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -26,8 +23,10 @@ from latentopt import (
     Told,
     Uniform,
     derive_seed,
-    suggest,
+    early_rungs,
 )
+from latentopt_std.optuna_options import check_options, quiet
+from latentopt_std.optuna_pruning import PrunerName, Rungs, check_early, check_pruner
 from latentopt_std.recording import RecordedSearch
 from latentopt_std.subspace import JACOBIAN_ROWS, SubspaceKind, check_subspace, choose, resolve
 
@@ -48,14 +47,16 @@ _CLASSES: dict[str, str] = {
 # 0.17 (Optuna's own) the least losses after 200 and 1000 evaluations on digits, from encoded and from screened starts.
 _STEP = 0.05
 _KNOW_CONSTRAINTS = ("tpe", "gp", "nsgaii")
-_SIMPLE = ("int", "float", "bool", "str")
 
 
 class OptunaSearch(RecordedSearch):
     """Optuna (Akiba et al. 2019) on at most `coordinates` numbers a target: for objectives without gradients.
 
-    `sampler_options` go to the sampler's constructor. A latent with more values than `coordinates` is searched in a
-    `subspace`: `auto` takes the principal axes of encoded designs, else the decoder's strongest directions (384 rows),
+    `pruner` gives candidates up early where an objective can tell early (`EarlyReports`): those whose estimate is worse than
+    the median's (`median`), or not among the best (`successive_halving`, `hyperband`). They count as evaluations too.
+
+    `sampler_options` and `pruner_options` go to the constructors. A latent with more values than `coordinates` is searched in
+    a `subspace`: `auto` takes the principal axes of encoded designs, else the decoder's strongest directions (384 rows),
     else random ones. Each coordinate goes from -`span` to `span` standard deviations of the prior.
 
     `auto` is `cmaes`, and `tpe` for a front. Of up to 200 evaluations `gp` makes most, at 0.1 s each. For thousands there is
@@ -72,17 +73,28 @@ class OptunaSearch(RecordedSearch):
 
     sampler: SamplerName = "auto"
     sampler_options: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    pruner: PrunerName = "none"
+    pruner_options: dict[str, float | int | bool | str] = Field(default_factory=dict)
     evaluations: int = Field(default=200, ge=1)
     batch: int | None = Field(default=None, ge=1)
     subspace: SubspaceKind = "auto"
     coordinates: int = Field(default=32, ge=1)
     span: float = Field(default=3.0, gt=0)
 
+    def check(self, problem: Problem) -> None:
+        if problem.pareto and self.sampler == "cmaes":
+            raise ConfigError(
+                "optuna's cmaes sampler minimizes one number and a front has several: use nsgaii, tpe, gp, qmc or random"
+            )
+        if self.pruner != "none":
+            check_early(self.pruner, problem)
+
     def build(self, decoder: Decoder) -> Search:
         if self.sampler != "auto":
-            check_options(self.sampler, self.sampler_options)
+            check_sampler(self.sampler, self.sampler_options)
         elif self.sampler_options:
             raise ConfigError(f"sampler_options belong to one sampler: name it, one of {', '.join(_CLASSES)}")
+        check_pruner(self.pruner, self.pruner_options)
         check_subspace(self.subspace, self.coordinates, decoder)
         span, chosen = self.span, resolve(self.subspace, self.coordinates, decoder)
         if isinstance(decoder.space.prior, Uniform) and chosen == "identity":
@@ -94,18 +106,20 @@ class OptunaSearch(RecordedSearch):
         recording = self.recording(f"{decoder.name} {self.sampler}")
 
         def make(problem: Problem, chart: Coordinates, targets: Sequence[int], rng: RowNoise) -> AskTellOptimizers:
+            self.check(problem)
             objectives = len(problem.terms) if problem.pareto else 1
             sampler = self.sampler
             if sampler == "auto":
                 sampler = "tpe" if objectives > 1 else "cmaes"
-            if objectives > 1 and sampler == "cmaes":
-                raise ConfigError(
-                    "optuna's cmaes sampler minimizes one number and a front has several: use nsgaii, tpe, gp, qmc or random"
-                )
-            seeds = [derive_seed(rng.seed_for(0, target), 2) for target in targets]
-            options = self.sampler_options
-            studies = [Study(sampler, options, span, chart.count, seed, objectives) for seed in seeds]
-            made = OneATarget(studies, targets, chart.count)
+
+            def study(target: int) -> Study:
+                seed = derive_seed(rng.seed_for(0, target), 2)
+                given = sampler, self.sampler_options, span, chart.count, seed
+                if self.pruner == "none":
+                    return Study(*given, objectives)
+                return PrunedStudy(*given, rungs=Rungs(self.pruner, self.pruner_options, early_rungs(problem)))
+
+            made = OneATarget([study(target) for target in targets], targets, chart.count)
             return made if recording is None else recording.of(made, problem, rng, targets, span, chart.count)
 
         rows = JACOBIAN_ROWS if chosen == "jacobian" else 0
@@ -113,29 +127,13 @@ class OptunaSearch(RecordedSearch):
         return AskTell(AllTargets(make), self.evaluations, batch, chart, rows)
 
 
-def check_options(sampler: SamplerName, options: dict[str, Any]) -> None:
+def check_sampler(sampler: SamplerName, options: dict[str, Any]) -> None:
     """Raise `ConfigError` for an option that the sampler does not have, or a value that it refuses."""
     import optuna
 
-    parameters = inspect.signature(getattr(optuna.samplers, _CLASSES[sampler])).parameters
-    known = [name for name, p in parameters.items() if name != "seed" and _is_simple(str(p.annotation))]
-    for name in options:
-        if name == "seed":
-            raise ConfigError("sampler_options takes no 'seed': samplers are seeded by the run's own seed")
-        if name not in known:
-            raise ConfigError(
-                f"optuna's {sampler} sampler has no option {name!r}{suggest(name, known)}; known: {', '.join(known)}"
-            )
-    try:
-        with quiet(deprecated=False):  # said here once, and not at each batch
-            make_sampler(sampler, options, 0)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optuna's {sampler} sampler refuses {options}: {error}") from error
-
-
-def _is_simple(annotation: str) -> bool:
-    """Whether an option can be written as a number or word in a file."""
-    return all(part.strip() in (*_SIMPLE, "None") for part in annotation.split("|"))
+    cls = getattr(optuna.samplers, _CLASSES[sampler])
+    refused = {"seed": "samplers are seeded by the run's own seed"}
+    check_options("sampler", sampler, cls, options, lambda: make_sampler(sampler, options, 0), refused)
 
 
 def make_sampler(
@@ -149,23 +147,6 @@ def make_sampler(
         given = {"x0": begin, "sigma0": _STEP, **options}
     made: optuna.samplers.BaseSampler = getattr(optuna.samplers, _CLASSES[sampler])(seed=seed % 2**32, **given)
     return made
-
-
-@contextmanager
-def quiet(deprecated: bool = True) -> Iterator[None]:
-    """Without Optuna's log lines and its warnings that a part is experimental (or deprecated); as it was again after."""
-    import optuna
-
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if deprecated:
-                warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 class Study:
@@ -195,7 +176,8 @@ class Study:
         with quiet():
             directions = [optuna.study.StudyDirection.MINIMIZE] * objectives
             made = make_sampler(sampler, options, seed)
-            self.study = optuna.create_study(directions=directions, sampler=made)
+            # the name counts for pruners, which draw lots by it
+            self.study = optuna.create_study(directions=directions, sampler=made, study_name=f"seed {seed}")
         self.asked: list[optuna.trial.Trial] = []
         self.begin: dict[str, float] | None = None
 
@@ -231,13 +213,15 @@ class Study:
         return np.array([[trial.params[name] for name in self.distributions] for trial in self.asked])
 
     def tell(self, told: Told) -> None:
-        """Values of the trials last asked for; those without one are told as failed, which samplers pass over."""
+        """Values of the trials last asked for; those without one are told as pruned, or failed: samplers pass over these."""
         import optuna
 
+        ended = optuna.trial.TrialState
+        rows = zip(self.asked, self._values(told), told.pruned_n.tolist(), strict=True)
         with quiet():
-            for trial, (_, values, violation, failed) in zip(self.asked, self._values(told), strict=True):
-                if failed:
-                    self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            for trial, (_, values, violation, failed), pruned in rows:
+                if failed or pruned:
+                    self.study.tell(trial, state=ended.FAIL if failed else ended.PRUNED)
                     continue
                 if violation is not None:
                     trial.set_constraint("violation", violation)
@@ -253,3 +237,25 @@ class Study:
         for i, (point, values) in enumerate(zip(told.points_nK, values_nK.tolist(), strict=True)):
             violation = float(told.violation_n[i]) if treats and told.violation_n is not None else None
             yield point, values, violation, bool(told.failed_n[i])
+
+
+class PrunedStudy(Study):
+    """A study whose pruner sees each rung's merits, and gives up some of the trials last asked for."""
+
+    def __init__(
+        self, sampler: SamplerName, options: dict[str, Any], span: float, coordinates: int, seed: int, *, rungs: Rungs
+    ) -> None:
+        super().__init__(sampler, options, span, coordinates, seed)
+        self.rungs = rungs
+        self.study.pruner = rungs.make_pruner()
+
+    def prune(self, rung: int, merit_n: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which trials go on `(n,)`: all are reported before the first is judged."""
+        alive = [(i, self.asked[i], float(merit_n[i])) for i in np.flatnonzero(np.isfinite(merit_n))]
+        keep_n = np.zeros(len(merit_n), dtype=np.bool_)
+        with quiet():
+            for _, trial, merit in alive:
+                trial.report(merit, self.rungs.step(rung))
+            for i, trial, _ in alive:
+                keep_n[i] = not trial.should_prune()
+        return keep_n

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentopt import AskTellOptimizers, ConfigError, LatentoptWarning, Problem, RowNoise, SearchConfig, Told
+from latentopt import AskTellOptimizers, ConfigError, LatentoptWarning, Problem, PruneAll, RowNoise, SearchConfig, Told
 
 if TYPE_CHECKING:  # importing Optuna and SQLAlchemy takes a while: only runs that record pay
     import optuna
@@ -160,6 +160,7 @@ class Recorded:
 
         self.optimizers, self.writer, self.targets, self.span = optimizers, writer, targets, span
         self.attributes = {"seed": rng.seed, "stage": rng.stage & 0xFFFF}
+        self.reports: list[Floats] = []  # of the points last asked for, the merits at each rung
         self.step, self.row = 0, 0  # the first asks, which make up for missing starts, count as a step too
         digits = len(str(coordinates - 1))
         self.names = [f"u{i:0{digits}d}" for i in range(min(SHOWN, coordinates))]
@@ -178,11 +179,25 @@ class Recorded:
         """The optimizers' own."""
         return self.optimizers.ask(counts, seed_for)
 
+    @property
+    def prune(self) -> PruneAll | None:
+        """The optimizers' own, overheard; None where they have none."""
+        prune: PruneAll | None = getattr(self.optimizers, "prune", None)
+        if prune is None:
+            return None
+
+        def overheard(rung: int, merit_N: Floats, counts: Sequence[int]) -> NDArray[np.bool_]:
+            self.reports.append(merit_N.copy())
+            return prune(rung, merit_N, counts)
+
+        return overheard
+
     def tell(self, told: Told, counts: Sequence[int]) -> None:
         """One step's points."""
         self.optimizers.tell(told, counts)
         self.step += 1
         self._note(told, counts)
+        self.reports = []
 
     def finish(self) -> None:
         """Writes what is left."""
@@ -207,17 +222,22 @@ class Recorded:
         values_nK = told.loss_n[:, None] if told.objectives_nK is None else told.objectives_nK
         targets_n = np.repeat(self.targets, counts)
         names = list(self.distributions)
-        for i, (figures, values, failed) in enumerate(
-            zip(figures_nK.tolist(), values_nK.tolist(), told.failed_n.tolist(), strict=True)
+        states = zip(told.failed_n.tolist(), told.pruned_n.tolist(), strict=True)
+        for i, (figures, values, (failed, pruned)) in enumerate(
+            zip(figures_nK.tolist(), values_nK.tolist(), states, strict=True)
         ):
             where = {"row": self.row + i, "target": int(targets_n[i]), "step": self.step, **self.attributes}
-            violation = None if told.violation_n is None or failed else float(told.violation_n[i])
+            known = not (failed or pruned)
+            violation = float(told.violation_n[i]) if told.violation_n is not None and known else None
+            reports = {rung: float(merit_N[i]) for rung, merit_N in enumerate(self.reports)}
             self.writer.put(
                 dict(zip(names, figures, strict=True)),
                 self.distributions,
-                None if failed else values,
+                values if known else None,
                 where,
                 violation,
+                {rung: merit for rung, merit in reports.items() if math.isfinite(merit)},
+                pruned=pruned,
             )
         self.row += len(values_nK)
         self.writer.flush_if_due()
@@ -239,17 +259,24 @@ class Writer:
         values: Sequence[float] | None,
         attributes: dict[str, Any],
         violation: float | None,
+        reports: dict[int, float] | None = None,
+        *,
+        pruned: bool = False,
     ) -> None:
-        """One finished trial, FAIL without values. Constraints in Optuna's new form and in the one the dashboard reads."""
+        """One finished trial, PRUNED, or FAIL without values. `reports` are its merits by rung; the value of one that was
+        pruned is the last, as Optuna does it. Constraints in Optuna's new form and in the one the dashboard reads."""
         import optuna
 
         state = optuna.trial.TrialState
+        if pruned and reports:
+            values = [reports[max(reports)]]
         self.waiting.append(
             optuna.trial.create_trial(
-                state=state.FAIL if values is None else state.COMPLETE,
+                state=state.PRUNED if pruned else state.FAIL if values is None else state.COMPLETE,
                 values=values,
                 params=params,
                 distributions=distributions,
+                intermediate_values=reports,
                 user_attrs=attributes,
                 system_attrs=None if violation is None else {"constraints": [violation]},
                 constraints=None if violation is None else {"violation": violation},
@@ -372,10 +399,15 @@ def _details(trials: Sequence[optuna.trial.FrozenTrial], ids: Sequence[int]) -> 
     params: list[dict[str, Any]] = []
     user: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     for one, trial_id in zip(trials, ids, strict=True):
         for objective, value in enumerate(one.values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
+        for step, value in one.intermediate_values.items():
+            kept, what = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+            row = {"trial_id": trial_id, "step": step, "intermediate_value": kept, "intermediate_value_type": what}
+            reports.append(row)
         for name, value in one.params.items():
             distribution = one.distributions[name]
             params.append(
@@ -390,6 +422,7 @@ def _details(trials: Sequence[optuna.trial.FrozenTrial], ids: Sequence[int]) -> 
             rows += [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()]
     return {
         models.TrialValueModel.__table__: values,
+        models.TrialIntermediateValueModel.__table__: reports,
         models.TrialParamModel.__table__: params,
         models.TrialUserAttributeModel.__table__: user,
         models.TrialSystemAttributeModel.__table__: system,
