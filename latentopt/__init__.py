@@ -59,16 +59,19 @@ _WHERE = {
     "problem": ("Problem",),
     "realism": ("Realism",),
     "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
+    "reporting": ("report",),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "weights": ("load_weights", "parse_weights", "read_weights"),
     "yamltext": ("suggest",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
+_MODULES = ("plots",)
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [*sorted(_HOME), *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
+    from latentopt import plots as plots
     from latentopt.api import (
         examples as examples,
         interpolate as interpolate,
@@ -147,6 +150,7 @@ if TYPE_CHECKING:
         Shell as Shell,
         Sphere as Sphere,
     )
+    from latentopt.reporting import report as report
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
     from latentopt.weights import (
@@ -158,6 +162,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"latentopt.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'latentopt' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"latentopt.{_HOME[name]}"), name)

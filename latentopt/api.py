@@ -39,6 +39,8 @@ from latentopt.starts import build_starts
 
 OnReport = Callable[[Report], object]
 
+_FEW, _MAPPED, _MAPPED_VALUES = 16, 256, 2**18  # rows kept for maps: at least, at most, and values of them together
+
 
 def load_decoder(decoder: Any) -> Decoder:
     """A decoder by name, dict, config or path of a run file; a `Decoder` is returned as it is.
@@ -283,7 +285,7 @@ def _optimize(
     if odd:
         warnings.warn(odd, LatentoptWarning, stacklevel=5)
         outcome.notes.append(odd)
-    found = _result(config, problem, outcome, clock, targets, task)
+    found = _result(config, problem, outcome, clock, targets, task, z_ND)
     if folder is not None:
         folder.finish(found)
     return found
@@ -306,9 +308,16 @@ def _range_note(decoder: Decoder, targets: Tensor | None) -> str:
 
 
 def _result(
-    config: RunConfig, problem: Problem, outcome: Outcome, clock: Clock, targets: Tensor | None, task: OptimizeTask
+    config: RunConfig,
+    problem: Problem,
+    outcome: Outcome,
+    clock: Clock,
+    targets: Tensor | None,
+    task: OptimizeTask,
+    starts_ND: Tensor,
 ) -> Result:
     decoder = problem.decoder
+    few = max(_FEW, min(_MAPPED, _MAPPED_VALUES // decoder.dim))
     evaluation, designs = problem.judge(outcome.z_ND, outcome.target_N)
     verdict = realism.judge(decoder, outcome.z_ND, designs)
     constants = problem.constants(evaluation)
@@ -342,6 +351,8 @@ def _result(
         hypervolumes=None if outcome.reference_TK is None else _hypervolumes(problem, evaluation, outcome),
         latent_std=decoder.space.std(outcome.z_ND).cpu(),
         design_spread=decoder.probe.spread,
+        starts=starts_ND[:: math.ceil(len(starts_ND) / few)].cpu(),
+        prior_draws=decoder.space.draw(few, rng.generator(config.seed, rng.MAP)).cpu(),
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )
     found = whole.take(order)

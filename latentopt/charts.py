@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from latentopt.plotbox import lanes
 from latentopt.result import Result
 
 DPI = 150
@@ -21,6 +22,7 @@ PAPER, INK, QUIET, GRID = "#ffffff", "#1b1f24", "#68707a", "#e4e7eb"
 BLUE, ORANGE = "#56b4e9", "#e69f00"
 DEEP_BLUE = "#0072b2"
 _MOST_LINES, _MOST_PANELS = 512, 6
+_LETTER, _LANE, _LONGEST = 0.075, 0.17, 40  # inches of a letter and of a line of a stage's name; letters of it
 
 
 def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "") -> Figure:
@@ -30,6 +32,7 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
     """
     figure = Figure(figsize=(8.4, 4.6), dpi=DPI, facecolor=PAPER)
     axes = figure.add_axes((0.09, 0.13, 0.88, 0.70))
+    begins: list[tuple[float, str]] = []
     figure.text(0.03, 0.945, title, size=11, weight="bold", color=INK, parse_math=False)
     figure.text(0.03, 0.893, subtitle, size=8, color=QUIET, parse_math=False)
     losses: list[NDArray[np.float64]] = []
@@ -44,11 +47,11 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
             lines = [np.column_stack([spent, line]) for line in values.T]
             axes.add_collection(LineCollection(lines, colors=color, linewidths=width, alpha=0.85))
         axes.axvline(spent[0], color=GRID, linewidth=1, zorder=0)
-        axes.annotate(entries[0]["name"], (spent[0], 1), (4, -10), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", size=8, color=QUIET)  # fmt: skip
+        begins.append((spent[0], entries[0]["name"]))
     axes.plot([], [], color="#b9c0c8", linewidth=1, label="each row, best so far")
     axes.plot([], [], color=DEEP_BLUE, linewidth=2, label="best of each target" if targets > 1 else "best")
-    axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=QUIET)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": QUIET, "ncols": 2}
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=(0.985, 0.985), **style)
     finite = np.concatenate([part[np.isfinite(part)] for part in losses]) if losses else np.zeros(0)
     if len(finite) and finite.min() > 0 and finite.max() > 3 * finite.min():
         axes.set_yscale("log")
@@ -60,7 +63,22 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
     axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=QUIET)
     axes.set_ylabel("loss", size=8, color=QUIET)
     quiet_axes(axes)
+    _name_stages(figure, axes, begins)
     return figure
+
+
+def _name_stages(figure: Figure, axes: Axes, begins: Sequence[tuple[float, str]]) -> None:
+    """Each stage's name above the axes where it begins, in as many lanes as keep them apart; the axes make room for them."""
+    box = axes.get_position()
+    inches = box.width * figure.get_figwidth()
+    places = [float(axes.transAxes.inverted().transform(axes.transData.transform((at, 1.0)))[0]) for at, _ in begins]
+    names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for _, name in begins]
+    placed = lanes([inches * place for place in places], [_LETTER * len(name) + 0.12 for name in names], inches)
+    room = _LANE * (1 + max((lane for _, lane in placed), default=-1)) / figure.get_figheight()
+    axes.set_position((box.x0, box.y0, box.width, box.height - room))
+    for (at, lane), name in zip(placed, names, strict=True):
+        axes.annotate(name, (at / inches, 1), (3, 3 + 72 * _LANE * lane), xycoords="axes fraction",
+                      textcoords="offset points", size=8, color=QUIET, parse_math=False)  # fmt: skip
 
 
 def front(result: Result, *, title: str, subtitle: str = "", target: int = 0) -> Figure:

@@ -225,6 +225,22 @@ def compare(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: report.html in the first folder.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a run, or compare several, as one HTML file that opens without a network."""
+    from latentopt.reporting import write_report
+
+    screen = _screen(as_json)
+    written = write_report(folders, out)
+    screen.say(f"wrote {written}")
+    screen.document({"file": written})
+
+
+@app.command()
 def sample(
     decoder: DecoderName,
     n: Annotated[int, typer.Option("-n", help="How many designs.")] = 16,

@@ -9,23 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentopt.charts import BLUE, DPI, INK, ORANGE, PAPER, QUIET, curves, front
+from latentopt import thumbnails
+from latentopt.charts import DPI, INK, ORANGE, PAPER, QUIET, curves, front
 from latentopt.decoder import Decoder
 from latentopt.errors import ShapeError
+from latentopt.maps import along
 from latentopt.result import Draws, Result
+from latentopt.thumbnails import difference
 
 Pixels = NDArray[np.uint8]
 
 MOST = 256  # pictures on one sheet
-_MOST_LINES = 512
+_FRONTS, _MEMBERS = 12, 10  # fronts on one sheet, and members of each
 _MARGIN, _GAP, _LINE = 40, 8, 26
-_DIFFERENCE = LinearSegmentedColormap.from_list("difference", [BLUE, "#000000", ORANGE])
 
 
 class Row(NamedTuple):
@@ -45,19 +46,7 @@ def as_pictures(designs: Tensor, decoder: Decoder) -> Tensor | None:
     The decoder's config may draw them itself. Otherwise designs of 1 or 3 channels are pictures in the decoder's
     `value_range`, and so are designs `(H, W)` of at least 8 x 8 that keep to that range.
     """
-    draw = getattr(decoder.config, "draw", None)
-    drawn = draw(designs) if draw is not None else None
-    if drawn is not None:
-        found: Tensor = drawn
-        return found.detach().float().cpu().clamp(0, 1)
-    low, high = decoder.value_range
-    scaled = (designs.detach().float().cpu() - low) / (high - low)
-    if scaled.ndim == 4 and scaled.shape[1] in (1, 3) and min(scaled.shape[2:]) > 1:
-        return scaled.clamp(0, 1)
-    in_range = scaled.numel() and float(scaled.amin()) >= -0.05 and float(scaled.amax()) <= 1.05
-    if scaled.ndim == 3 and min(scaled.shape[1:]) >= 8 and in_range:
-        return scaled[:, None].clamp(0, 1)
-    return None
+    return thumbnails.as_pictures(designs, getattr(decoder.config, "draw", None), decoder.value_range)
 
 
 def _check(pictures: Tensor) -> None:
@@ -166,16 +155,6 @@ def strips(rows: Sequence[Row], *, title: str, subtitle: str = "", size: int = 1
     return page.done()
 
 
-def difference(targets: Tensor, found: Tensor, scale: float) -> Tensor:
-    """`found - targets` as colours `(N, 3, H, W)`: black where equal, blue where too dark, orange where too bright.
-
-    Colours are full at `scale`. Of three channels the mean is shown.
-    """
-    signed = (found - targets).mean(1) / (2 * max(scale, 1e-12)) + 0.5
-    colours = _DIFFERENCE(signed.clamp(0, 1).numpy())[..., :3]
-    return torch.from_numpy(colours).permute(0, 3, 1, 2).float()
-
-
 def comparison(
     targets: Tensor, found: Tensor, *, title: str, subtitle: str = "", labels: Sequence[str] = (), size: int = 84
 ) -> Figure:
@@ -228,6 +207,9 @@ def of_result(result: Result, decoder: Decoder) -> dict[str, Figure]:
     pictures = as_pictures(result.designs, decoder)
     if pictures is None:
         return figures
+    along_front = _along_fronts(result, decoder, about) if result.reference is not None else None
+    if along_front is not None:
+        return {**figures, "sheet.png": along_front}
     firsts = [int(torch.nonzero(result.target_index == t)[0, 0]) for t in result.target_index.unique().tolist()]
     targets = None if result.targets is None else as_pictures(result.targets, decoder)
     if targets is not None:
@@ -242,6 +224,28 @@ def of_result(result: Result, decoder: Decoder) -> dict[str, Figure]:
         )
         figures["sheet.png"] = sheet(pictures, title="Found designs", subtitle=words, labels=labels, framed=outside)
     return figures
+
+
+def _along_fronts(result: Result, decoder: Decoder, about: str) -> Figure | None:
+    """Members spread along each front, a row a target, its target first where it has one; None where no front has any."""
+    names = result.objectives
+    rows = []
+    for target in result.target_index.unique().tolist()[:_FRONTS]:
+        members = result.front(target)
+        if not len(members):
+            continue
+        some = members.take(along(members, _MEMBERS))
+        shown = as_pictures(some.designs, decoder)
+        labels = [", ".join(f"{float(some.terms[name][i]):.2g}" for name in names[:3]) for i in range(len(some))]
+        wanted = None if result.targets is None else as_pictures(result.targets[target : target + 1], decoder)
+        if shown is not None and wanted is not None and wanted.shape[1:] == shown.shape[1:]:
+            shown, labels = torch.cat([wanted, shown]), ["target", *labels]
+        if shown is not None:
+            rows.append(Row(f"target {target}" if result.n_targets > 1 else "front", shown, labels))
+    if not rows:
+        return None
+    words = f"spread along the front; under each its {', '.join(names[:3])}. {about}"
+    return strips(rows, title="Members of the front", subtitle=words)
 
 
 def of_draws(draws: Draws, decoder: Decoder) -> dict[str, Figure]:

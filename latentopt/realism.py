@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,9 @@ class Realism:
         count = f"{len(outside)} of {len(self)}" if outside else f"all {len(self)}"
         verdict = "outside" if outside else "inside"
         return f"{count} designs lie {verdict} {self.place}; the farthest: {self._facts(worst)}{self._grounds()}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(str(self))}</p>"
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain data, for JSON, which knows no infinity and no NaN: None stands for either."""

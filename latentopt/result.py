@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from latentopt import store
+from latentopt import cards, store
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.realism import Realism
 
@@ -67,7 +67,8 @@ class Result:
     "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
     as a subspace's `centre_D` and `basis_DK`, by "stage.name". `latent_std (D,)` is the prior's standard deviation of each
     latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
-    what `top` measures distances by (None in runs that were saved without them).
+    what `top` measures distances by (None in runs that were saved without them). `starts (S, D)` are starts of the search and
+    `prior_draws (P, D)` draws from the prior, at most 256 of each and fewer of long latents: what a map is drawn over.
 
     Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
     volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
@@ -95,6 +96,8 @@ class Result:
     reference: Tensor | None = None
     latent_std: Tensor | None = None
     design_spread: float | None = None
+    starts: Tensor | None = None
+    prior_draws: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -109,7 +112,7 @@ class Result:
 
     def infeasible(self) -> str:
         """How the best rows break the constraints, in words; empty where they keep them."""
-        first = self._firsts()
+        first = self.firsts()
         broken = first[~self.feasible[first]]
         if not len(broken):
             return ""
@@ -117,8 +120,8 @@ class Result:
         most = f"{'up to ' if len(broken) > 1 else ''}{float(self.violations[broken].max()):.3g}"
         return f"no design keeps the constraints{which}: the best break them by {most}"
 
-    def _firsts(self) -> Tensor:
-        """The first row of each target that has any."""
+    def firsts(self) -> Tensor:
+        """Indices of the first row of each target that has any: its best."""
         first = [int(torch.nonzero(self.target_index == t)[0, 0]) for t in sorted(set(self.target_index.tolist()))]
         return torch.tensor(first, dtype=torch.long)
 
@@ -140,7 +143,7 @@ class Result:
     @property
     def best(self) -> Best:
         """The first row of each target: its best. Raises `ConfigError` where there is no row at all."""
-        rows = self._firsts()
+        rows = self.firsts()
         if not len(rows):
             raise ConfigError("these are no designs at all, so none is the best: look at len() first")
         found = self.take(rows)
@@ -248,6 +251,9 @@ class Result:
             **({} if self.hypervolumes is None else {"hypervolumes": self.hypervolumes.tolist()}),
         }
 
+    def _repr_html_(self) -> str:
+        return cards.of_result(self)
+
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new folder. Raises `ConfigError` where it exists and holds something."""
         path = new_folder(folder)
@@ -282,7 +288,7 @@ class Result:
 
 _OPTIONAL = ("cycle_error", "nearest_known")
 _ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations", "best_steps")
-_WHOLE = ("targets", "latent_std", "hypervolumes", "reference")
+_WHOLE = ("targets", "latent_std", "hypervolumes", "reference", "starts", "prior_draws")
 
 
 def _root_mean_square(difference: Tensor) -> float:
@@ -316,6 +322,9 @@ class Draws:
         if self.times is not None:
             figures["times"] = self.times.tolist()
         return figures
+
+    def _repr_html_(self) -> str:
+        return cards.of_draws(self)
 
     def save(self, folder: str | Path) -> Path:
         """Write latents, designs and config into a new folder. Raises `ConfigError` where it exists."""
@@ -382,6 +391,7 @@ def load(folder: str | Path) -> Result:
             f"this version reads {SCHEMA}: update latentopt"
         )
     try:
+        whole: dict[str, Any] = {name: tensors.get(name) for name in _WHOLE}
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
         return Result(
             **{name: tensors[name] for name in _ROW_FIELDS},
@@ -390,10 +400,7 @@ def load(folder: str | Path) -> Result:
             cost=Cost(**about["cost"]),
             history=history,
             config=config,
-            targets=tensors.get("targets"),
-            latent_std=tensors.get("latent_std"),
-            hypervolumes=tensors.get("hypervolumes"),
-            reference=tensors.get("reference"),
+            **whole,
             stopped=about["stopped"],
             diverged=about["diverged"],
             notes=about["notes"],

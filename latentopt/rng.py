@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 _GROUP = 16
 # Searches number their stages from 0, so the draws of the starts take a place that no stage has.
 STARTS = 2**32 - 1
+MAP = 2**32 - 2  # and so do the prior's draws that a map of the search is drawn over
 
 
 def derive_seed(seed: int, *where: int) -> int:

@@ -89,8 +89,12 @@ def sha256(data: bytes) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """The sums of all files of a finished run, those of checkpoints aside, which carry their own."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
+    """The sums of a finished run's files, but for checkpoints, which carry their own, and reports, which are made again."""
+    files = sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST and p.suffix != ".html"
+    )
     sums = {path.name: {"sha256": sha256(path.read_bytes()), "bytes": path.stat().st_size} for path in files}
     write_json(folder / MANIFEST, {"schema": 1, "files": sums})
 

@@ -1,0 +1,237 @@
+"""The charts of a report: how every start converged, where the search went, fronts, and runs on one budget axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from markupsafe import Markup
+
+from latentopt.maps import latent_map
+from latentopt.plotbox import SIDE, Axis, Chart, dot, lanes, line, number
+from latentopt.result import Result
+
+MOST_POINTS = 240  # found rows that show their design, spread over all of them
+_MOST_LINES, _MOST_REPORTS, _MOST_PANELS = 96, 160, 6
+_COLOURS = 7
+_CHARACTER, _NARROW = 7.2, 285.0  # pixels of a letter of a stage's name, and of the plot on a phone
+_FEASIBLE_FIRST = "Constraints come first: a row that breaks them less replaces one of a lower loss."
+SPENT = "rows decoded, plus gradients taken"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One search of one stage: its name, what it spent, and its best losses a target when it ended."""
+
+    name: str
+    steps: int
+    rows: int
+    seconds: float
+    best: list[float]
+
+
+def stages(history: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The reports of each search of each stage, in order."""
+    keys = sorted({(entry["stage"], entry.get("entrant", 0)) for entry in history})
+    return [[one for one in history if (one["stage"], one.get("entrant", 0)) == key] for key in keys]
+
+
+def rows_at(entry: dict[str, Any]) -> int:
+    """Rows spent up to a report: what a budget counts."""
+    return int(entry["forward_rows"] + entry["backward_rows"])
+
+
+def spent(history: Sequence[dict[str, Any]]) -> list[Spent]:
+    """What each search of each stage spent; the first one's includes what went before it: screening, encoding, starts."""
+    found, rows, seconds = [], 0, 0.0
+    for entries in stages(history):
+        last = entries[-1]
+        used = rows_at(last) - rows
+        found.append(Spent(last["name"], last["step"], used, last["seconds"] - seconds, last["best_T"]))
+        rows, seconds = rows_at(last), last["seconds"]
+    return found
+
+
+# ---------------------------------------------------------------------- convergence
+
+
+def convergence(result: Result) -> Chart | None:
+    """Best-so-far losses of every row over the rows spent, the best of each target in front; None without a history."""
+    history = result.history
+    if not history:
+        return None
+    parts = [_thinned(entries) for entries in stages(history)]
+    every = [rows_at(entry) for entries in parts for entry in entries]
+    losses = [loss for entries in parts for entry in entries for loss in (*entry["rows_N"], *entry["best_T"])]
+    log = len(parts) == 1 and 0 < 10 * every[0] < every[-1]  # most of a search happens in its first tenth
+    across, up = Axis.over(every, log=log, pad=0.02), Axis.over(losses, log=True, down=True)
+    marks, front, begins = [], [], []
+    for index, entries in enumerate(parts):
+        x = [across.place(rows_at(entry)) for entry in entries]
+        begins.append(x[0])
+        if index:
+            marks.append(line([(x[0], 0), (x[0], SIDE)], "stage"))
+        every_row = list(zip(*(entry["rows_N"] for entry in entries), strict=True))
+        some = every_row[:: max(1, math.ceil(len(every_row) / _MOST_LINES))]
+        marks += [line(_seen(x, row, up), "row") for row in some]
+        front += [
+            line(_seen(x, best, up), "best") for best in zip(*(entry["best_T"] for entry in entries), strict=True)
+        ]
+    names = [_short(entries[0]["name"]) for entries in parts]
+    placed = lanes([one * _NARROW / SIDE for one in begins], [_CHARACTER * len(name) + 14 for name in names], _NARROW)
+    targets = len(history[0]["best_T"])
+    return Chart(
+        label=f"Best loss so far over rows spent: from {number(_least(history[0]))} to {number(_least(history[-1]))}",
+        marks=Markup("").join([*marks, *front]),
+        x_label=SPENT,
+        y_label="loss",
+        x_ticks=across.ticks(4),
+        y_ticks=up.ticks(5),
+        legend=[("best", "best of each target" if targets > 1 else "best"), ("row", "each start, its best so far")],
+        words=_FEASIBLE_FIRST if result.constrained else "",
+        stages=[(round(100 * at / _NARROW, 2), lane, name) for (at, lane), name in zip(placed, names, strict=True)],
+    )
+
+
+def _least(entry: dict[str, Any]) -> float:
+    return min(entry["best_T"], default=math.nan)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 26 else name[:25] + "…"
+
+
+def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most so many reports, the first and the last among them."""
+    if len(entries) <= _MOST_REPORTS:
+        return entries
+    return [entries[round(i)] for i in torch.linspace(0, len(entries) - 1, _MOST_REPORTS).tolist()]
+
+
+def _seen(x: Sequence[float], values: Sequence[float], up: Axis) -> list[tuple[float, float]]:
+    return [(a, up.place(value)) for a, value in zip(x, values, strict=True) if math.isfinite(value)]
+
+
+# ---------------------------------------------------------------------- the map
+
+
+def shown_points(result: Result) -> list[int]:
+    """The rows whose designs the charts show: each target's best, and others spread evenly over the ranks."""
+    best = result.firsts().tolist()[:MOST_POINTS]
+    every = max(1, math.ceil(len(result) / max(1, MOST_POINTS - len(best))))
+    return sorted({*best, *range(0, len(result), every)})
+
+
+def where(result: Result, points: dict[int, int]) -> Chart | None:
+    """Where the search went: found rows over starts and draws from the prior. `points`: the index of each row's design."""
+    if not len(result):
+        return None
+    found = latent_map(result)
+    every = torch.cat([found.found_N2, found.starts_S2, found.prior_P2])
+    low_2, high_2 = every.amin(0), every.amax(0)
+    middle, half = (low_2 + high_2) / 2, 0.53 * (high_2 - low_2)
+    wide = max(float(half[0]), float(half[1]) * 4 / 3, 1e-6)  # the box is 4 to 3, and a unit as long both ways
+    half = torch.tensor([wide, wide * 3 / 4])
+    axes = [Axis(float(middle[i] - half[i]), float(middle[i] + half[i]), down=i == 1) for i in (0, 1)]
+
+    def marks(places: torch.Tensor, look: str) -> list[Markup]:
+        return [dot(axes[0].place(x), axes[1].place(y), look) for x, y in places.tolist()]
+
+    best = set(result.firsts().tolist())
+    ends = []
+    for row in sorted(points, key=lambda row: (row in best, -row)):
+        x, y = found.found_N2[row].tolist()
+        look = "top" if row in best else "end" if bool(result.realism.inside[row]) else "end out"
+        ends.append(dot(axes[0].place(x), axes[1].place(y), look, points[row]))
+    legend = [("top", "best"), ("end", "where rows ended")]
+    legend += [("end out", "of these, outside what the decoder knows")] if not bool(result.realism.inside.all()) else []
+    legend += [("start", "starts")] if len(found.starts_S2) else []
+    legend += [("prior", "draws from the prior")] if len(found.prior_P2) else []
+    share = f"The two directions hold {100 * found.share:.0f} % of the variance of starts and ends. "
+    counts = f"{len(result)} found rows, {len(found.starts_S2)} starts, {len(found.prior_P2)} draws from the prior"
+    return Chart(
+        label=f"A map of latents: {counts}",
+        marks=Markup("").join([*marks(found.prior_P2, "prior"), *marks(found.starts_S2, "start"), *ends]),
+        x_label=found.names[0],
+        y_label=found.names[1],
+        x_ticks=axes[0].ticks(5),
+        y_ticks=axes[1].ticks(5) if found.names[1] else [],
+        aspect="4 / 3",
+        legend=legend,
+        words=(share if found.share < 1 else "") + "Touch a point, or point at it, to see its design.",
+    )
+
+
+# ---------------------------------------------------------------------- fronts
+
+
+def fronts(result: Result, target: int, points: dict[int, int]) -> list[Chart]:
+    """A chart for each pair of objectives of one target's front."""
+    members = [int(row) for row in torch.nonzero((result.target_index == target) & result.feasible)[:, 0]]
+    members.sort(key=lambda row: float(result.terms[result.objectives[0]][row]))
+    found = []
+    for across, up in list(combinations(result.objectives, 2))[:_MOST_PANELS]:
+        x, y = result.terms[across], result.terms[up]
+        axes = Axis.over(x[members].tolist()), Axis.over(y[members].tolist(), down=True)
+        places = [(axes[0].place(float(x[row])), axes[1].place(float(y[row]))) for row in members]
+        marks = [line(places, "along")] if len(result.objectives) == 2 else []
+        for row, (a, b) in zip(members, places, strict=True):
+            marks.append(dot(a, b, "end" if bool(result.realism.inside[row]) else "end out", points.get(row)))
+        found.append(
+            Chart(
+                label=f"Front of {len(members)} designs: {up} over {across}",
+                marks=Markup("").join(marks),
+                x_label=across,
+                y_label=up,
+                x_ticks=axes[0].ticks(4),
+                y_ticks=axes[1].ticks(5),
+                aspect="4 / 3",
+            )
+        )
+    return found
+
+
+# ---------------------------------------------------------------------- several runs
+
+
+def compared(results: Sequence[Result], names: Sequence[str]) -> Chart | None:
+    """The best loss so far of several runs over the rows spent, the mean over targets where there are several."""
+    curves = []
+    for result in results:
+        points = [(rows_at(entry), sum(entry["best_T"]) / max(1, len(entry["best_T"]))) for entry in result.history]
+        so_far = math.inf
+        for i, (rows, loss) in enumerate(points):  # a stage's report may begin above the one before it; a row that
+            so_far = loss if result.constrained else min(so_far, loss)  # breaks constraints less replaces better ones
+            points[i] = (rows, so_far)
+        curves.append(points[:: max(1, len(points) // 400)] + points[-1:])
+    if not any(curves):
+        return None
+    every = [rows for points in curves for rows, _ in points]
+    across = Axis.over(every, log=True, pad=0.02)
+    up = Axis.over([loss for points in curves for _, loss in points], log=True, down=True)
+    marks = []
+    for index, points in reversed(list(enumerate(curves))):
+        places = [(across.place(rows), up.place(loss)) for rows, loss in points if math.isfinite(loss)]
+        look = _look(index, results[index])
+        marks += [line(places, look), *(dot(*places[-1], f"run run{index % _COLOURS}") for _ in places[:1])]
+    many = any(result.n_targets > 1 for result in results)
+    return Chart(
+        label=f"Best loss so far of {len(results)} runs over rows spent",
+        marks=Markup("").join(marks),
+        x_label=SPENT,
+        y_label="loss, mean over targets" if many else "loss",
+        x_ticks=across.ticks(4),
+        y_ticks=up.ticks(5),
+        legend=[
+            (_look(i, one), f"{name} (breaks its constraints)" if one.infeasible() else name)
+            for i, (one, name) in enumerate(zip(results, names, strict=True))
+        ],
+    )
+
+
+def _look(index: int, result: Result) -> str:
+    return f"run run{index % _COLOURS}{' dashed' if index >= _COLOURS or result.infeasible() else ''}"

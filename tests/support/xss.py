@@ -1,0 +1,26 @@
+"""Texts that would run in a page, or break out of it, where it does not escape them: `window.hit` or a dialog shows it."""
+
+CORPUS = [
+    "<script>window.hit=1;alert(1)</script>",
+    "</script><script>window.hit=1;alert(1)</script>",
+    "</title><script>window.hit=1</script>",
+    "</style><img src=x onerror=window.hit=1>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "\"><img src=x onerror='window.hit=1;alert(1)'>",
+    "' onmouseover='window.hit=1' x='",
+    "javascript:alert(1)",
+    "<a href='javascript:alert(1)' autofocus onfocus=alert(1)>",
+    "<iframe srcdoc='<script>parent.hit=1</script>'>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+    "<base href='http://127.0.0.1:9/'><link rel=stylesheet href=x>",
+    "</pre></td></table><form action=http://127.0.0.1:9/><button>",
+    "--><!--<script>window.hit=1</script>-->",
+    "{{ 7 * 7 }}{% include 'base.html' %}",
+    "&lt;script&gt;window.hit=1&lt;/script&gt;",
+    "\\u003cscript\\u003ewindow.hit=1\\u003c/script\\u003e",
+    "<!-- <script> window.hit=1",
+    "]]><script>window.hit=1</script>",
+    "<textarea><title>",
+    "x" * 3000 + "<b>",
+]
