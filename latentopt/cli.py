@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -22,14 +22,27 @@ _DEBUG = "latentopt.debug"
 _INTERRUPTED = 130  # 128 + the signal's number, as shells expect
 
 
+# Typer brings its own click or needs that of others, by version: its public error tells where the base of usage errors is.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
 class _Commands(TyperGroup):
-    """Turns latentopt's own errors into a line on stderr and their exit code, and warnings into one line each."""
+    """Turns latentopt's own errors and those of usage into a line on stderr and their exit code, and warnings into one
+    line each."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except _UsageError as error:
+            _misused(error)
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             try:
                 return super().invoke(ctx)
+            except _UsageError as error:
+                _misused(error)
             except LatentoptError as error:
                 if ctx.meta.get(_DEBUG):
                     raise
@@ -38,6 +51,16 @@ class _Commands(TyperGroup):
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise typer.Exit(_INTERRUPTED) from None
+
+
+def _misused(error: Any) -> NoReturn:
+    """A wrong, unknown or missing option or command in one line, with where the right ones are listed."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    said = " ".join(error.format_message().split()).rstrip(".")
+    help_of = "latentopt" if error.ctx is None else error.ctx.command_path
+    print(f"error: {said[:1].lower()}{said[1:]}; '{help_of} --help' lists what it takes", file=sys.stderr)
+    raise typer.Exit(error.exit_code) from None
 
 
 def _lines(text: str) -> str:

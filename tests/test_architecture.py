@@ -19,7 +19,9 @@ FLOORS = {
         "store",
         "interrupts",
         "rng",
+        "wording",
         "yamltext",
+        "settings",
         "models",
         "arrays",
         "shaping",
@@ -163,6 +165,7 @@ def test_only_the_planning_names_plugins_by_kind():
             "testing",
             "diagnosis",
             "doctor",
+            "runfolder",
         ):  # advice, and versions of distributions
             continue
         for node in ast.walk(ast.parse(path.read_text())):
