@@ -105,6 +105,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change any field, such as task.search.0.lr=0.05."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would run and what it would take, and stop.")
+]
 Print = Annotated[bool, typer.Option("--print-config", help="Print the config as YAML and stop.")]
 DecoderName = Annotated[str, typer.Option("--decoder", "-d", help="A decoder by name, or the YAML file that has one.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
@@ -132,6 +135,7 @@ def run(
     changes: Set = None,
     out: Out = None,
     print_config: Print = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -140,7 +144,7 @@ def run(
     from latentopt.config import read_config
 
     found = read_config(config, changes or ())
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
 
 
 @app.command()
@@ -180,6 +184,7 @@ def optimize(
     changes: Set = None,
     out: Out = None,
     print_config: Print = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -201,7 +206,7 @@ def optimize(
         ),
     }
     found = options.config_of(decoder, data, changes)
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
 
 
 @app.command()
@@ -400,10 +405,10 @@ def _screen(as_json: bool, quiet: bool = False) -> Screen:
     return Screen(as_json=as_json, quiet=quiet)
 
 
-def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> None:
+def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> None:
     from latentopt.execute import execute
 
-    code = execute(config, screen, out=out, print_config=print_config)
+    code = execute(config, screen, out=out, print_config=print_config, dry_run=dry_run)
     if code:
         raise typer.Exit(code)
 

@@ -16,6 +16,7 @@ from latentopt import api, contest, pictures, progress, terminal
 from latentopt.coderef import named_code
 from latentopt.config import RunConfig
 from latentopt.decoder import Decoder
+from latentopt.rehearsal import Rehearsal, rehearse
 from latentopt.result import Draws, Result
 from latentopt.terminal import Screen
 
@@ -28,7 +29,7 @@ def name_code(config: RunConfig, screen: Screen) -> None:
         screen.note(f"this config runs code: {name}")
 
 
-def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> int:
+def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> int:
     """Run a config, or print it; show what was found, and draw it into the folder `out`. Returns the exit code."""
     if print_config:
         _print_config(config, screen)
@@ -36,6 +37,9 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     name_code(config, screen)
     with stoppable() as code:
         decoder = api.load_decoder(config.decoder)
+        if dry_run:
+            _show_rehearsal(rehearse(config, decoder, out), screen)
+            return 0
         with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
             found = api.run_with(config, decoder, out=out, on_report=on_report)
         sheets = [] if out is None else _draw(found, decoder, out)
@@ -77,6 +81,13 @@ def compare(
         screen.say("kept     nothing: add --out DIR for the picture, the figures and the curves")
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "files": list(found.FILES)})})
     return code.get("exit", INTERRUPTED) if found.interrupted else 0
+
+
+def _show_rehearsal(found: Rehearsal, screen: Screen) -> None:
+    for name, words in found.lines():
+        screen.say(f"{name:<10}{words}")
+    screen.say("nothing was run: leave out --dry-run to run it")
+    screen.document(found.summary())
 
 
 def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:

@@ -56,6 +56,8 @@ FLOORS = {
     5: ["config", "result", "runfolder"],
     6: [
         "planning",
+        "rehearsal",
+        "starter",
         "api",
         "sizing",
         "contest",
