@@ -148,6 +148,36 @@ def run(
 
 
 @app.command()
+def init(
+    decoder: Annotated[str | None, typer.Option("--decoder", "-d", help="A decoder by name, such as digits.")] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="Code that makes your network: a class or function.")
+    ] = None,
+    factory_options: Annotated[str | None, typer.Option(help="What it is called with: '{width: 64}'.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights: a state_dict or safetensors file.")] = None,
+    attribute: Annotated[str | None, typer.Option(help="The part that decodes. Default: found.")] = None,
+    latent_shape: Annotated[str | None, typer.Option(help="Of one latent: 16, or 4,8,8. Default: found.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--target", "-t", help="A design to match. Default: an example.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run file to write; nothing is overwritten.")] = Path("run.yaml"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented run file for a decoder, after a look at it."""
+    from latentopt import execute, starter
+
+    given = options.given(
+        factory=factory,
+        factory_options=None if factory_options is None else options.value(factory_options),
+        weights=None if weights is None else str(weights),
+        attribute=attribute,
+        latent_shape=None if latent_shape is None else starter.sized(latent_shape),
+    )
+    execute.init(starter.described(decoder, given), _screen(as_json), out=out, target=target)
+
+
+@app.command()
 def optimize(
     decoder: DecoderName,
     target: Annotated[

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from latentopt import api, contest, pictures, progress, terminal
+from latentopt import api, contest, pictures, progress, starter, terminal
 from latentopt.coderef import named_code
-from latentopt.config import RunConfig
+from latentopt.config import RunConfig, make_config
 from latentopt.decoder import Decoder
-from latentopt.rehearsal import Rehearsal, rehearse
+from latentopt.rehearsal import Rehearsal, about, rehearse
 from latentopt.result import Draws, Result
 from latentopt.terminal import Screen
 
@@ -54,6 +54,34 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
     stopped = isinstance(found, Result) and found.stopped == "interrupted"
     return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def init(described: dict[str, Any], screen: Screen, *, out: Path, target: Path | None) -> None:
+    """Write a first run file for a decoder, and say what was found and what to do next."""
+    starter.refuse(out)
+    checked = make_config(
+        {"decoder": {"latent_shape": [1], **described} if "factory" in described else described, "task": "sample"}
+    )
+    name_code(checked, screen)
+    made = starter.start(described, out, target)
+    files = starter.write(made, out)
+    screen.say(f"decoder  {about(made.decoder)}")
+    for note in dict.fromkeys(made.decoder.notes):
+        screen.say(f"note     {note}")
+    screen.say(f"wrote    {' and '.join(map(str, files))}")
+    screen.say(f"next     latentopt run {out} --dry-run; latentopt run {out} --out found")
+    decoder = made.decoder
+    screen.document(
+        {
+            "files": files,
+            "latent_shape": decoder.latent_shape,
+            "design_shape": decoder.design_shape,
+            "encoder": decoder.encoder is not None,
+            "gradients": decoder.probe.differentiable,
+            "prior": str(decoder.space.evidence),
+            "notes": decoder.notes,
+        }
+    )
 
 
 def compare(

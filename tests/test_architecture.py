@@ -58,6 +58,7 @@ FLOORS = {
         "planning",
         "rehearsal",
         "starter",
+        "runtext",
         "api",
         "sizing",
         "contest",
