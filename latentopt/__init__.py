@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
+    "api": ("examples", "interpolate", "load_decoder", "optimize", "resume", "run", "sample"),
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "Coordinates"),
     "coderef": ("CodeRef",),
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         interpolate as interpolate,
         load_decoder as load_decoder,
         optimize as optimize,
+        resume as resume,
         run as run,
         sample as sample,
     )

@@ -187,7 +187,7 @@ def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any])
     if isinstance(value, Tensor | np.ndarray | list):
         return Array(value)
     if isinstance(value, dict) and "kind" not in value:
-        return Array(value["path"], key=value.get("key")) if "path" in value else handler(value)
+        return handler(value)
     if isinstance(value, str):
         if value.endswith((".npy", ".npz", ".safetensors")):
             return handler({"path": value})

@@ -119,8 +119,9 @@ def _starts(decoder: Decoder) -> list[str]:
     words = "the target's own code, " if code else ""
     starts = [*code, "mean", {"kind": "prior", "n": 7 - len(code), "screened_from": 512}]
     return [
-        f"  # Where the search sets out from: {words}the prior's mean, and the best few of many draws.",
-        f"  starts: {_flow(starts)}",
+        f"  # Where the search sets out from. Without a word: {words}the prior's mean and the best few of many draws, as the",
+        "  # budget allows. To say it yourself:",
+        f"  # starts: {_flow(starts)}",
         "  # starts: [mean]",
         "  # starts: {kind: prior, n: 32}",
     ]
