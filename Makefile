@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread: cores are often shared, and two threads can be several times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ check: $(VENV)/.ready
 
 test: check
 	$(BIN)/python -m pytest -q
+
+# 100,000 damaged inputs through every parser: some minutes.
+fuzz: $(VENV)/.ready
+	LATENTOPT_FUZZ=100000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

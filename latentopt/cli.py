@@ -169,7 +169,7 @@ def init(
 
     given = options.given(
         factory=factory,
-        factory_options=None if factory_options is None else options.value(factory_options),
+        factory_options=None if factory_options is None else options.value(factory_options, "--factory-options"),
         weights=None if weights is None else str(weights),
         attribute=attribute,
         latent_shape=None if latent_shape is None else starter.sized(latent_shape),
@@ -227,12 +227,12 @@ def optimize(
         "task": options.given(
             kind="optimize",
             target=files[0] if len(files) == 1 else files or None,
-            objectives=options.values(objective),
-            constraints=options.values(constraint),
+            objectives=options.values(objective, "--objective"),
+            constraints=options.values(constraint, "--constraint"),
             pareto=pareto or None,
             starts=options.starts(starts),
-            region=None if region is None else options.value(region),
-            search=options.values(search),
+            region=None if region is None else options.value(region, "--region"),
+            search=options.values(search, "--search"),
         ),
     }
     found = options.config_of(decoder, data, changes)
@@ -276,7 +276,7 @@ def compare(
 
     file, more = options.run_file(words)
     found = read_config(file, changes or ())
-    searches = options.values([*(search or ()), *more])
+    searches = options.values([*(search or ()), *more], "--search")
     code = execute.compare(found, searches, _screen(as_json, quiet), seeds=seeds, rows=rows, seconds=seconds, out=out)
     if code:
         raise typer.Exit(code)
@@ -297,7 +297,7 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Draw latents and decode them."""
-    chosen = None if sampler is None else options.value(sampler)
+    chosen = None if sampler is None else options.value(sampler, "--sampler")
     data = {"seed": seed, "task": options.given(kind="sample", n=n, sampler=chosen)}
     _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
 
@@ -326,7 +326,7 @@ def interpolate(
             keys=None if keys is None else options.latents(keys),
             designs=[options.picture(path, resize, gray) for path in between] if between else None,
             steps=steps,
-            interpolator=None if interpolator is None else options.value(interpolator),
+            interpolator=None if interpolator is None else options.value(interpolator, "--interpolator"),
         ),
     }
     _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)

@@ -124,9 +124,8 @@ def _prepare(registry: Registry, slot: str, value: Any) -> Any:
         return CALLED[slot](function=value)
     if slot == "decoders" and callable(getattr(value, "decode", None)):
         return value.config if value.config is not None else GivenDecoder(decoder=value)
-    raise ValueError(
-        f"expected a {_singular(slot)}: a name, a dict with a kind, or a config, got {type(value).__name__}"
-    )
+    one = f"{'an' if slot[0] in 'aeiou' else 'a'} {_singular(slot)}"
+    raise ValueError(f"expected {one}: a name, a dict with a kind, or a config, got {type(value).__name__}")
 
 
 def _choose(registry: Registry, slot: str, value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -171,6 +170,10 @@ def _no_auto(value: Any) -> Any:
     return value
 
 
+def _keys(value: dict[Any, Any]) -> str:
+    return ", ".join(map(repr, value)) or "nothing"
+
+
 def _kind_of_start(value: Any) -> str:
     """Which member of the union of starts a value is for, so that the others have nothing to say of it."""
     if isinstance(value, str):
@@ -187,6 +190,9 @@ def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any])
     if isinstance(value, Tensor | np.ndarray | list):
         return Array(value)
     if isinstance(value, dict) and "kind" not in value:
+        if "path" not in value:
+            kinds = ", ".join(registry.kinds("samplers"))
+            raise ValueError(f"this start needs a kind, one of {kinds}, or the path of latents; got {_keys(value)}")
         return handler(value)
     if isinstance(value, str):
         if value.endswith((".npy", ".npz", ".safetensors")):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -13,7 +14,7 @@ from latentopt.errors import ConfigError
 from latentopt.settings import Origins
 from latentopt.wording import plain, suggest
 
-_UNKNOWN = "unknown_key"
+_AT_KEY = "at_key"  # an error that is about a key of a mapping, rather than about all of it
 
 
 class StrictModel(BaseModel):
@@ -29,8 +30,16 @@ class StrictModel(BaseModel):
                 if key not in cls.model_fields:
                     known = list(cls.model_fields)
                     text = f"unknown key {key!r}{suggest(str(key), known)}; known: {', '.join(known)}"
-                    raise PydanticCustomError(_UNKNOWN, "{text}", {"text": text, "key": str(key)})
+                    raise PydanticCustomError(_AT_KEY, "{text}", {"text": text, "key": str(key)})
+                if isinstance(data[key], bool) and _is_number(cls.model_fields[key].annotation):
+                    text = f"{key} is a number, got {str(data[key]).lower()}: write it in digits"
+                    raise PydanticCustomError(_AT_KEY, "{text}", {"text": text, "key": str(key)})
         return data
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field takes numbers and nothing else; to pydantic true is as good as 1."""
+    return set(get_args(annotation) or [annotation]) <= {int, float, NoneType}
 
 
 class AlsoNames:
@@ -56,6 +65,8 @@ def named(value: Any, kinds: Sequence[str], what: str) -> Any:
     value = {"kind": value} if isinstance(value, str) else value
     if isinstance(value, dict) and value.get("kind") not in kinds:
         kind = value.get("kind")
+        if kind is None:
+            raise ValueError(f"this {what} needs a kind: one of {', '.join(kinds)}")
         raise ValueError(f"unknown {what} {kind!r}{suggest(str(kind), kinds)}; known: {', '.join(kinds)}")
     return value
 
@@ -89,14 +100,12 @@ def config_error(error: ValidationError, data: Any, where: str | Origins = "") -
 def _line(one: _Finding, origins: Origins | None) -> tuple[str, str]:
     """One finding in words, with its place, and the excerpt of the file that it is in."""
     message, got = one.told["msg"].removeprefix("Value error, "), one.told.get("input")
-    if one.told["type"] not in ("value_error", "missing", _UNKNOWN) and isinstance(
-        got, str | int | float | bool | None
-    ):
+    if one.told["type"] not in ("value_error", "missing", _AT_KEY) and isinstance(got, str | int | float | bool | None):
         message = f"{message}, got {plain(repr(got))}"
     place = ".".join(one.place)
     where = excerpt = ""
     if origins is not None:
-        key = one.told["ctx"]["key"] if one.told["type"] == _UNKNOWN else None
+        key = one.told["ctx"]["key"] if one.told["type"] == _AT_KEY else None
         where, excerpt, option = origins.of(one.held, key)
         if option and ".".join(map(str, option)) == place:  # the option says it already
             place = ""

@@ -42,14 +42,16 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def value(text: str) -> Any:
+def value(text: str, option: str = "value") -> Any:
     """An option in YAML: a plain name, a number, or `{kind: ..., ...}`. Raises `ConfigError`."""
-    return parse_value(text)
+    if not text.strip():
+        raise ConfigError(f"{option} is empty: give a kind, or '{{kind: ..., ...}}'")
+    return parse_value(text, option)
 
 
-def values(texts: Sequence[str] | None) -> list[Any] | None:
+def values(texts: Sequence[str] | None, option: str = "value") -> list[Any] | None:
     """Several such options; None where there is none."""
-    return [value(text) for text in texts] if texts else None
+    return [value(text, option) for text in texts] if texts else None
 
 
 def run_file(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -64,7 +66,7 @@ def run_file(words: Sequence[str]) -> tuple[str, list[str]]:
 def starts(texts: Sequence[str] | None) -> list[Any] | None:
     """Starts by name or as YAML; what ends as a file of numbers does is one."""
     files = (".npy", ".safetensors")
-    return [{"path": text} if text.endswith(files) else value(text) for text in texts] if texts else None
+    return [{"path": text} if text.endswith(files) else value(text, "--starts") for text in texts] if texts else None
 
 
 def picture(path: Path, resize: bool, gray: bool) -> Any:
@@ -82,6 +84,8 @@ def config_of(decoder: str, data: dict[str, Any], changes: Sequence[str] | None)
     """The config of these options. Paths in a decoder's file are relative to that file, all others to where one is."""
     from latentopt.config import make_config, with_changes
 
+    if not decoder.strip():
+        raise ConfigError("--decoder is empty: give the name of a decoder, or the YAML file that describes one")
     file = Path(decoder) if decoder.endswith((".yaml", ".yml")) else None
     if file is None and (decoder.endswith(_WEIGHTS) or Path(decoder).is_dir()):
         raise ConfigError(

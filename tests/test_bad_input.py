@@ -167,6 +167,14 @@ DECODERS = {
         ("Net", {"latent_shape": [64]}),
         ["rejects latents of shape (4, 64)", "'fc' takes 3 values"],
     ),
+    "batches of 1 only": (
+        ("OneAtATime", {}),
+        "decodes one latent of shape (3,) but not 4 at once (batch size must be 1): searches decode many rows, so take",
+    ),
+    "batches of 1 taken for granted": (
+        ("Reshaped", {}),
+        "decodes one latent of shape (3,) but not 4 at once (shape '[1, ",
+    ),
     "latent shape of 1e9": (
         ("Net", {"latent_shape": [10**9]}),
         ["4 latents of shape (1000000000,) need about 104 GiB, and 8 GiB are free", "set latent_shape to what it was"],
@@ -473,6 +481,26 @@ def optimizing(fields, more=""):
 VALUES = {
     "NaN": (searching("lr: .nan"), "task.search.0.lr: Input should be a finite number, got nan"),
     "NaN as text": (searching("lr: 'nan'"), "task.search.0.lr: Input should be a finite number, got 'nan'"),
+    "infinity": (f"{TOP}budget: {{seconds: .inf}}\ntask: sample\n", "budget.seconds: Input should be a finite number"),
+    "truth as a number": (
+        f"{TOP}seed: true\ntask: sample\n",
+        "run.yaml:2:1: seed is a number, got true: write it in digits",
+    ),
+    "NO as a number": (f"{TOP}task: {{kind: sample, n: NO}}\n", "task.n: Input should be a valid integer"),
+    "no kind of task": (
+        f"{TOP}task: {{n: 3}}\n",
+        "run.yaml:2:7: task: this task needs a kind: one of optimize, sample",
+    ),
+    "no kind of search": (optimizing("search: {lr: 1}"), "task.search.0: this search needs a kind: one of adam, cmaes"),
+    "no kind of start": (optimizing("starts: {n: 3}"), "task.starts.0: this start needs a kind, one of around, "),
+    "a number as an objective": (
+        optimizing("objectives: 3"),
+        "task.objectives.0: expected an objective: a name, a dict",
+    ),
+    "a number as a path": (
+        optimizing("objectives: {kind: mse, target: {path: 3}}"),
+        "path of an array by file is a path",
+    ),
     "sexagesimal": (f"{TOP}seed: 12:30:00\ntask: sample\n", "seed: Input should be a valid integer"),
     "unknown key": (
         optimizing("seach: adam"),
@@ -567,6 +595,8 @@ OPTIONS = {
     "sampler": (["sample", "--sampler", "{kind: prior, x: 1}"], "error: --sampler: unknown key 'x'; known: "),
     "search": (["optimize", "-s", "{kind: adam, lr: 0}"], "error: --search: task.search.0.lr: Input should be greater"),
     "rows": (["optimize", "--rows", "0"], "error: --rows: Input should be greater than or equal to 1, got 0"),
+    "empty search": (["optimize", "-s", ""], "error: --search is empty: give a kind, or '{kind: ..., ...}'"),
+    "broken search": (["optimize", "-s", "{kind: adam"], "error: --search:1:12: a mapping has no closing '}'"),
     "not a number": (["sample", "--seed", "x"], "error: invalid value for '--seed': "),
 }
 
@@ -574,7 +604,8 @@ OPTIONS = {
 @pytest.mark.parametrize("row", OPTIONS)
 def test_options_are_named(row):
     arguments, words = OPTIONS[row]
-    assert refused(words, *arguments, "-d", "digits") == []
+    assert len(refused(words, *arguments, "-d", "digits")) == (2 if row == "broken search" else 0)
+    refused("error: --decoder is empty: give the name of a decoder", "sample", "-d", "")
 
 
 def test_what_set_changes_is_told_from_what_the_file_says(tmp_path):
