@@ -194,6 +194,8 @@ def _as_tensor(value: Any) -> Tensor:
         raise ShapeError(f"expected numbers in a regular nested list, got rows of unequal length ({error})") from None
     if found.dtype.kind not in "fiub":
         raise ShapeError(f"expected numbers, got {type(value).__name__} of {found.dtype}")
+    if found.dtype.kind == "u" and not isinstance(value, np.ndarray):
+        found = found.astype(np.float64)  # a list with whole numbers above int64's
     numbers = torch.from_numpy(np.array(found))
     return numbers.float() if found.dtype.kind == "f" and not isinstance(value, np.ndarray) else numbers
 
