@@ -123,10 +123,10 @@ def _loaded(described: dict[str, Any]) -> tuple[Decoder, dict[str, Any]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return api.load_decoder(whole), whole
+                return _noted(api.load_decoder(whole), described), whole
         except EncoderError:
             whole["encoder_attribute"] = False  # it decodes, and what encodes is another matter
-            return api.load_decoder(whole), whole
+            return _noted(api.load_decoder(whole), described), whole
         except (DecoderError, ShapeError) as error:
             failed = failed or error
             tried.append(f"{more.get('attribute', '')} {more['latent_shape']}".strip())
@@ -137,6 +137,18 @@ def _loaded(described: dict[str, Any]) -> tuple[Decoder, dict[str, Any]]:
         f"the shape of the latents of {described['factory']!r} was not found (tried {', '.join(tried) or 'nothing'}){why}: "
         "give it with --latent-shape, for example 16 or 4,8,8"
     )
+
+
+def _noted(decoder: Decoder, described: dict[str, Any]) -> Decoder:
+    """With a note where the shape was a guess that any convolution takes."""
+    shape = decoder.latent_shape
+    if "latent_shape" not in described and len(shape) > 1 and set(shape[1:]) == {1}:
+        sides = " x ".join("1" * (len(shape) - 1))
+        decoder.notes.append(
+            f"how large its latents are was not found: {sides} was taken, as convolutions take any sides; give "
+            "--latent-shape where it was trained with others"
+        )
+    return decoder
 
 
 def _network(described: dict[str, Any]) -> nn.Module | None:

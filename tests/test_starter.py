@@ -117,6 +117,13 @@ def test_weights_and_the_place_of_the_file(tmp_path):
     assert torch.allclose(result.designs, net.decode(result.latents), atol=1e-5)
 
 
+def test_sides_that_were_guessed_are_told():
+    words = "note     how large its latents are was not found: 1 x 1 was taken, as convolutions take any sides; give --latent"
+    assert words in call("init", "--factory", "first_nets:Generator").stdout
+    assert words.split()[-1] not in call("init", "--factory", "first_nets:Parts", "--out", "parts.yaml").stdout
+    assert "give --latent-shape where it was trained with others" in read("run.yaml")
+
+
 def test_a_target_of_ones_own():
     np.save("mine.npy", np.full((1, 28, 28), 0.5, np.float32))
     assert "wrote    run.yaml\n" in call("init", "-d", "digits", "--target", "mine.npy").stdout
