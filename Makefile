@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread: cores are often shared, and two threads can be several times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak fuzz clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ test: check
 # The crash tests in their long form: 200 kills at random moments
 soak: $(VENV)/.ready
 	LATENTOPT_KILLS=200 $(BIN)/python -m pytest -q tests/test_crashes.py
+
+# 100,000 damaged inputs through every parser: some minutes.
+fuzz: $(VENV)/.ready
+	LATENTOPT_FUZZ=100000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

@@ -63,7 +63,7 @@ _WHERE = {
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "weights": ("load_weights", "parse_weights", "read_weights"),
-    "yamltext": ("suggest",),
+    "wording": ("suggest",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 _MODULES = ("plots",)
@@ -158,7 +158,7 @@ if TYPE_CHECKING:
         parse_weights as parse_weights,
         read_weights as read_weights,
     )
-    from latentopt.yamltext import suggest as suggest
+    from latentopt.wording import suggest as suggest
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ from latentopt.errors import ConfigError, InputFileError, ShapeError
 from latentopt.interfaces import DecoderConfig, Evaluation, InterpolatorConfig, SamplerConfig
 from latentopt.outputs import describe
 from latentopt.paths import path_points
-from latentopt.planning import DEFAULTS, plan, rows_kept
+from latentopt.planning import DEFAULTS, memory_needed, plan
 from latentopt.problem import Problem
 from latentopt.result import Cost, Draws, Result, load, new_folder
 from latentopt.runfolder import RunFolder, differences, new_run, old_run, read_config_json
@@ -265,8 +265,7 @@ def _optimize(
     clock = Clock(problem, config.budget)
     with decoder.frozen():
         z_ND, target_N = build_starts(filled.starts or [], problem, decoder, targets, config.seed)
-    kept = rows_kept(planned, len(z_ND))
-    needed = len(z_ND) * decoder.dim * memory.SEARCHED + kept * _design_bytes(decoder)
+    needed = memory_needed(planned, len(z_ND))
     with memory.room(
         needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"
     ):

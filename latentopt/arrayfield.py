@@ -149,6 +149,11 @@ class Array:
             unknown = sorted(set(value) - _FILE_KEYS)
             if unknown or "path" not in value:
                 raise ValueError(f"an array by file takes path, key, resize and gray, got {sorted(map(str, value))}")
+            kinds = {"path": str | Path, "key": str | None, "resize": bool, "gray": bool}
+            for name, one in value.items():
+                if not isinstance(one, kinds[name]):
+                    words = {"path": "a path", "key": "the name of an array"}.get(name, "true or false")
+                    raise ValueError(f"{name} of an array by file is {words}, got {type(one).__name__}")
             options = {k: v for k, v in value.items() if k != "path"}
             return cls(_under(folder, value["path"]), **options)
         if isinstance(value, str | Path):
@@ -189,6 +194,8 @@ def _as_tensor(value: Any) -> Tensor:
         raise ShapeError(f"expected numbers in a regular nested list, got rows of unequal length ({error})") from None
     if found.dtype.kind not in "fiub":
         raise ShapeError(f"expected numbers, got {type(value).__name__} of {found.dtype}")
+    if found.dtype.kind == "u" and not isinstance(value, np.ndarray):
+        found = found.astype(np.float64)  # a list with whole numbers above int64's
     numbers = torch.from_numpy(np.array(found))
     return numbers.float() if found.dtype.kind == "f" and not isinstance(value, np.ndarray) else numbers
 

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -22,14 +22,27 @@ _DEBUG = "latentopt.debug"
 _INTERRUPTED = 130  # 128 + the signal's number, as shells expect
 
 
+# Typer brings its own click or needs that of others, by version: its public error tells where the base of usage errors is.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
 class _Commands(TyperGroup):
-    """Turns latentopt's own errors into a line on stderr and their exit code, and warnings into one line each."""
+    """Turns latentopt's own errors and those of usage into a line on stderr and their exit code, and warnings into one
+    line each."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except _UsageError as error:
+            _misused(error)
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             try:
                 return super().invoke(ctx)
+            except _UsageError as error:
+                _misused(error)
             except LatentoptError as error:
                 if ctx.meta.get(_DEBUG):
                     raise
@@ -38,6 +51,16 @@ class _Commands(TyperGroup):
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise typer.Exit(_INTERRUPTED) from None
+
+
+def _misused(error: Any) -> NoReturn:
+    """A wrong, unknown or missing option or command in one line, with where the right ones are listed."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    said = " ".join(error.format_message().split()).rstrip(".")
+    help_of = "latentopt" if error.ctx is None else error.ctx.command_path
+    print(f"error: {said[:1].lower()}{said[1:]}; '{help_of} --help' lists what it takes", file=sys.stderr)
+    raise typer.Exit(error.exit_code) from None
 
 
 def _lines(text: str) -> str:
@@ -82,6 +105,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change any field, such as task.search.0.lr=0.05."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would run and what it would take, and stop.")
+]
 Print = Annotated[bool, typer.Option("--print-config", help="Print the config as YAML and stop.")]
 DecoderName = Annotated[str, typer.Option("--decoder", "-d", help="A decoder by name, or the YAML file that has one.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
@@ -109,6 +135,7 @@ def run(
     changes: Set = None,
     out: Out = None,
     print_config: Print = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -117,7 +144,37 @@ def run(
     from latentopt.config import read_config
 
     found = read_config(config, changes or ())
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
+
+
+@app.command()
+def init(
+    decoder: Annotated[str | None, typer.Option("--decoder", "-d", help="A decoder by name, such as digits.")] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="Code that makes your network: a class or function.")
+    ] = None,
+    factory_options: Annotated[str | None, typer.Option(help="What it is called with: '{width: 64}'.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights: a state_dict or safetensors file.")] = None,
+    attribute: Annotated[str | None, typer.Option(help="The part that decodes. Default: found.")] = None,
+    latent_shape: Annotated[str | None, typer.Option(help="Of one latent: 16, or 4,8,8. Default: found.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--target", "-t", help="A design to match. Default: an example.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run file to write; nothing is overwritten.")] = Path("run.yaml"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented run file for a decoder, after a look at it."""
+    from latentopt import execute, starter
+
+    given = options.given(
+        factory=factory,
+        factory_options=None if factory_options is None else options.value(factory_options, "--factory-options"),
+        weights=None if weights is None else str(weights),
+        attribute=attribute,
+        latent_shape=None if latent_shape is None else starter.sized(latent_shape),
+    )
+    execute.init(starter.described(decoder, given), _screen(as_json), out=out, target=target)
 
 
 @app.command()
@@ -157,6 +214,7 @@ def optimize(
     changes: Set = None,
     out: Out = None,
     print_config: Print = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -169,16 +227,16 @@ def optimize(
         "task": options.given(
             kind="optimize",
             target=files[0] if len(files) == 1 else files or None,
-            objectives=options.values(objective),
-            constraints=options.values(constraint),
+            objectives=options.values(objective, "--objective"),
+            constraints=options.values(constraint, "--constraint"),
             pareto=pareto or None,
             starts=options.starts(starts),
-            region=None if region is None else options.value(region),
-            search=options.values(search),
+            region=None if region is None else options.value(region, "--region"),
+            search=options.values(search, "--search"),
         ),
     }
     found = options.config_of(decoder, data, changes)
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config)
+    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
 
 
 @app.command()
@@ -218,7 +276,7 @@ def compare(
 
     file, more = options.run_file(words)
     found = read_config(file, changes or ())
-    searches = options.values([*(search or ()), *more])
+    searches = options.values([*(search or ()), *more], "--search")
     code = execute.compare(found, searches, _screen(as_json, quiet), seeds=seeds, rows=rows, seconds=seconds, out=out)
     if code:
         raise typer.Exit(code)
@@ -255,7 +313,7 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Draw latents and decode them."""
-    chosen = None if sampler is None else options.value(sampler)
+    chosen = None if sampler is None else options.value(sampler, "--sampler")
     data = {"seed": seed, "task": options.given(kind="sample", n=n, sampler=chosen)}
     _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
 
@@ -284,7 +342,7 @@ def interpolate(
             keys=None if keys is None else options.latents(keys),
             designs=[options.picture(path, resize, gray) for path in between] if between else None,
             steps=steps,
-            interpolator=None if interpolator is None else options.value(interpolator),
+            interpolator=None if interpolator is None else options.value(interpolator, "--interpolator"),
         ),
     }
     _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
@@ -393,10 +451,10 @@ def _screen(as_json: bool, quiet: bool = False) -> Screen:
     return Screen(as_json=as_json, quiet=quiet)
 
 
-def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> None:
+def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> None:
     from latentopt.execute import execute
 
-    code = execute(config, screen, out=out, print_config=print_config)
+    code = execute(config, screen, out=out, print_config=print_config, dry_run=dry_run)
     if code:
         raise typer.Exit(code)
 

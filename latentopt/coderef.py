@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from latentopt.errors import ConfigError
-from latentopt.yamltext import suggest
+from latentopt.wording import suggest
 
 
 class CodeRef:

@@ -37,7 +37,9 @@ from latentopt.interfaces import (
 from latentopt.models import AlsoNames, AlsoOne, StrictModel, config_error, named
 from latentopt.regions import RegionChoice
 from latentopt.registry import Registry, installed
-from latentopt.yamltext import load_yaml, set_path, suggest
+from latentopt.settings import Origins, changed
+from latentopt.wording import suggest
+from latentopt.yamltext import Place, read_document
 
 _TASKS = ("optimize", "sample", "interpolate")
 _AS_ANY: Any = SerializeAsAny()  # type: ignore[type-arg]  # a config of an unregistered class is dumped whole
@@ -122,9 +124,8 @@ def _prepare(registry: Registry, slot: str, value: Any) -> Any:
         return CALLED[slot](function=value)
     if slot == "decoders" and callable(getattr(value, "decode", None)):
         return value.config if value.config is not None else GivenDecoder(decoder=value)
-    raise ValueError(
-        f"expected a {_singular(slot)}: a name, a dict with a kind, or a config, got {type(value).__name__}"
-    )
+    one = f"{'an' if slot[0] in 'aeiou' else 'a'} {_singular(slot)}"
+    raise ValueError(f"expected {one}: a name, a dict with a kind, or a config, got {type(value).__name__}")
 
 
 def _choose(registry: Registry, slot: str, value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -174,6 +175,19 @@ def _no_auto(value: Any) -> Any:
     return value
 
 
+def _keys(value: dict[Any, Any]) -> str:
+    return ", ".join(map(repr, value)) or "nothing"
+
+
+def _kind_of_start(value: Any) -> str:
+    """Which member of the union of starts a value is for, so that the others have nothing to say of it."""
+    if isinstance(value, str):
+        return "(word)" if value in ("mean", "encoder") else "(sampler)"
+    if isinstance(value, Array) or (isinstance(value, dict) and "kind" not in value):
+        return "(latents)"
+    return "(sampler)"
+
+
 def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any]) -> Any:
     """'mean', 'encoder', latents (a tensor, or {path: ...}), or a sampler."""
     if value in ("mean", "encoder") if isinstance(value, str) else isinstance(value, Array):
@@ -181,7 +195,10 @@ def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any])
     if isinstance(value, Tensor | np.ndarray | list):
         return Array(value)
     if isinstance(value, dict) and "kind" not in value:
-        return Array(value["path"], key=value.get("key")) if "path" in value else handler(value)
+        if "path" not in value:
+            kinds = ", ".join(registry.kinds("samplers"))
+            raise ValueError(f"this start needs a kind, one of {kinds}, or the path of latents; got {_keys(value)}")
+        return handler(value)
     if isinstance(value, str):
         if value.endswith((".npy", ".npz", ".safetensors")):
             return handler({"path": value})
@@ -195,8 +212,11 @@ def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any])
 def _run_config_type(registry: Registry) -> type[RunConfig]:
     types: dict[str, Any] = {slot: _slot_type(registry, slot) for slot in SLOTS}
     sampler: Any = types["samplers"]
+    word: Any = Annotated[Literal["mean", "encoder"], Tag("(word)")]
+    latents: Any = Annotated[Array, Tag("(latents)")]
     start = Annotated[
-        Union[Literal["mean", "encoder"], Array, sampler],  # noqa: UP007
+        Union[word, latents, Annotated[sampler, Tag("(sampler)")]],  # noqa: UP007
+        Discriminator(_kind_of_start),
         WrapValidator(functools.partial(_choose_start, registry)),
         AlsoNames(registry.kinds("samplers")),
     ]
@@ -241,10 +261,10 @@ def run_config_type(registry: Registry | None = None) -> type[RunConfig]:
     return _run_config_type(registry or installed())
 
 
-def make_config(data: dict[str, Any], *, folder: Path | None = None, where: str = "") -> RunConfig:
-    """A RunConfig from plain data (or from Python objects in it). Raises `ConfigError`, one line.
+def make_config(data: dict[str, Any], *, folder: Path | None = None, where: str | Origins = "") -> RunConfig:
+    """A RunConfig from plain data (or from Python objects in it). Raises `ConfigError`, one line, and the excerpt of a file.
 
-    Relative paths in it are relative to `folder` where one is given.
+    Relative paths in it are relative to `folder` where one is given; `where` says who said what.
     """
     try:
         return run_config_type().model_validate(data, context={"folder": folder})
@@ -263,11 +283,19 @@ def make_plugin_config(slot: str, value: Any) -> PluginConfig:
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     """The RunConfig of a YAML file, with `key.path=value` changes made to it. Raises `ConfigError`."""
     path = Path(path)
-    data = load_yaml(path)
-    for change in changes:
-        data = set_path(data, change)
+    document = read_document(path)
+    data, options = with_changes(document.data, changes)
     folder = path.parent if path.parent != Path(".") else None
-    return make_config(data, folder=folder, where=str(path))
+    return make_config(data, folder=folder, where=Origins(document, options=options))
+
+
+def with_changes(data: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Data with `key.path=value` changes made to it, and by the place of each what to call it in errors."""
+    options: dict[Place, str] = {}
+    for change in changes:
+        data, place = changed(data, change)
+        options[place] = f"--set {change.partition('=')[0].strip()}"
+    return data, options
 
 
 def json_schema() -> dict[str, Any]:

@@ -73,6 +73,13 @@ def drive(
     return _Drive(problem, stages, clock, seed, on_report, checkpoints).run(z_ND, target_N)
 
 
+def check_beginning(problem: Problem, stages: Sequence[Entry], clock: Clock, starts: int) -> None:
+    """Raises `ConfigError` where the budget does not cover the starts and the final evaluation, as `drive` would."""
+    drive = _Drive(problem, stages, clock, 0, None, None)
+    entrants = drive.stages[0]
+    drive._covered(entrants[-1], entrants, starts, None, alone=True)
+
+
 @dataclass
 class _Here:
     """A stage at work: rows and seconds when it began; of its searches that have ended, the best rows, how, and what to say

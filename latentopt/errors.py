@@ -11,6 +11,16 @@ class LatentoptError(Exception):
 
     exit_code = 2
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_printable(one) if isinstance(one, str) else one for one in args))
+
+
+def _printable(text: str) -> str:
+    """A text that may quote a file's content, without what could steer a terminal: only its line breaks are kept."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "?" for c in text)
+
 
 class ConfigError(LatentoptError):
     """A run description that cannot be: unknown keys or kinds, values out of range, bad YAML."""

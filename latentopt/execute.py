@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from latentopt import api, contest, pictures, progress, terminal
+from latentopt import api, contest, pictures, progress, starter, terminal
 from latentopt.coderef import named_code
-from latentopt.config import RunConfig
+from latentopt.config import RunConfig, make_config
 from latentopt.decoder import Decoder
+from latentopt.rehearsal import Rehearsal, about, rehearse
 from latentopt.result import Draws, Result
 from latentopt.terminal import Screen
 
@@ -28,7 +29,7 @@ def name_code(config: RunConfig, screen: Screen) -> None:
         screen.note(f"this config runs code: {name}")
 
 
-def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool) -> int:
+def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> int:
     """Run a config, or print it; show what was found, and draw it into the folder `out`. Returns the exit code."""
     if print_config:
         _print_config(config, screen)
@@ -36,6 +37,9 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     name_code(config, screen)
     with stoppable() as code:
         decoder = api.load_decoder(config.decoder)
+        if dry_run:
+            _show_rehearsal(rehearse(config, decoder, out), screen)
+            return 0
         with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
             found = api.run_with(config, decoder, out=out, on_report=on_report)
         sheets = [] if out is None else _draw(found, decoder, out)
@@ -50,6 +54,34 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
     stopped = isinstance(found, Result) and found.stopped == "interrupted"
     return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def init(described: dict[str, Any], screen: Screen, *, out: Path, target: Path | None) -> None:
+    """Write a first run file for a decoder, and say what was found and what to do next."""
+    starter.refuse(out)
+    checked = make_config(
+        {"decoder": {"latent_shape": [1], **described} if "factory" in described else described, "task": "sample"}
+    )
+    name_code(checked, screen)
+    made = starter.start(described, out, target)
+    files = starter.write(made, out)
+    screen.say(f"decoder  {about(made.decoder)}")
+    for note in dict.fromkeys(made.decoder.notes):
+        screen.say(f"note     {note}")
+    screen.say(f"wrote    {' and '.join(map(str, files))}")
+    screen.say(f"next     latentopt run {out} --dry-run; latentopt run {out} --out found")
+    decoder = made.decoder
+    screen.document(
+        {
+            "files": files,
+            "latent_shape": decoder.latent_shape,
+            "design_shape": decoder.design_shape,
+            "encoder": decoder.encoder is not None,
+            "gradients": decoder.probe.differentiable,
+            "prior": str(decoder.space.evidence),
+            "notes": decoder.notes,
+        }
+    )
 
 
 def compare(
@@ -77,6 +109,13 @@ def compare(
         screen.say("kept     nothing: add --out DIR for the picture, the figures and the curves")
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "files": list(found.FILES)})})
     return code.get("exit", INTERRUPTED) if found.interrupted else 0
+
+
+def _show_rehearsal(found: Rehearsal, screen: Screen) -> None:
+    for name, words in found.lines():
+        screen.say(f"{name:<10}{words}")
+    screen.say("nothing was run: leave out --dry-run to run it")
+    screen.document(found.summary())
 
 
 def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
 from latentopt.models import StrictModel
-from latentopt.yamltext import suggest
+from latentopt.wording import suggest
 
 
 class Bound(StrictModel):

@@ -40,18 +40,19 @@ def room(needed: int, what: str, remedy: str) -> Iterator[None]:
     """
     free = free_bytes()
     if free is not None and needed > free:
-        raise OutOfMemoryError(f"{what} need about {_size(needed)}, and {_size(free)} are free: {remedy}")
+        raise OutOfMemoryError(f"{what} need about {size(needed)}, and {size(free)} are free: {remedy}")
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{what} need about {_size(needed)}, which are not free ({first_line(error)}): {remedy}"
+            f"{what} need about {size(needed)}, which are not free ({first_line(error)}): {remedy}"
         ) from error
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes in words."""
     return f"{count / 2**30:.3g} GiB" if count >= 2**27 else f"{count / 2**20:.3g} MiB"
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from latentopt.errors import ConfigError
-from latentopt.yamltext import suggest
+from latentopt.settings import Origins
+from latentopt.wording import plain, suggest
+
+_AT_KEY = "at_key"  # an error that is about a key of a mapping, rather than about all of it
 
 
 class StrictModel(BaseModel):
@@ -25,8 +29,17 @@ class StrictModel(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     known = list(cls.model_fields)
-                    raise ValueError(f"unknown key {key!r}{suggest(str(key), known)}; known: {', '.join(known)}")
+                    text = f"unknown key {key!r}{suggest(str(key), known)}; known: {', '.join(known)}"
+                    raise PydanticCustomError(_AT_KEY, "{text}", {"text": text, "key": str(key)})
+                if isinstance(data[key], bool) and _is_number(cls.model_fields[key].annotation):
+                    text = f"{key} is a number, got {str(data[key]).lower()}: write it in digits"
+                    raise PydanticCustomError(_AT_KEY, "{text}", {"text": text, "key": str(key)})
         return data
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field takes numbers and nothing else; to pydantic true is as good as 1."""
+    return set(get_args(annotation) or [annotation]) <= {int, float, NoneType}
 
 
 class AlsoNames:
@@ -52,50 +65,85 @@ def named(value: Any, kinds: Sequence[str], what: str) -> Any:
     value = {"kind": value} if isinstance(value, str) else value
     if isinstance(value, dict) and value.get("kind") not in kinds:
         kind = value.get("kind")
+        if kind is None:
+            raise ValueError(f"this {what} needs a kind: one of {', '.join(kinds)}")
         raise ValueError(f"unknown {what} {kind!r}{suggest(str(kind), kinds)}; known: {', '.join(kinds)}")
     return value
 
 
-def config_error(error: ValidationError, data: Any, where: str = "") -> ConfigError:
-    """One line from pydantic's findings: `place: what is wrong (got ...)`, at most five of them."""
-    lines = []
-    told = _telling([(_place(found["loc"], data), found) for found in error.errors(include_url=False)])
-    for place_parts, found in told[:5]:
-        place = ".".join(place_parts)
-        message = found["msg"].removeprefix("Value error, ")
-        got = found.get("input")
-        shown = ""
-        if found["type"] not in ("value_error", "missing") and isinstance(got, str | int | float | bool | None):
-            shown = f", got {got!r}"
-        lines.append(f"{place}: {message}{shown}" if place else f"{message}{shown}")
-    more = len(told) - len(lines)
+class _Finding(NamedTuple):
+    """What pydantic found at a place, as a reader of the config would write it, and the part of it that the data has."""
+
+    place: list[str]
+    held: tuple[str | int, ...]
+    told: Any
+
+
+def config_error(error: ValidationError, data: Any, where: str | Origins = "") -> ConfigError:
+    """One line from pydantic's findings: `place: what is wrong (got ...)`, at most five of them.
+
+    Where it is known who said what, each begins with the position in the file, and the first one's excerpt follows; or
+    with the option.
+    """
+    found = _telling([_finding(one, data) for one in error.errors(include_url=False)])
+    lines, excerpt = [], ""
+    for one in found[:5]:
+        line, its_excerpt = _line(one, where if isinstance(where, Origins) else None)
+        lines.append(line)
+        excerpt = excerpt or its_excerpt
+    more = len(found) - len(lines)
     text = "; ".join(lines) + (f"; and {more} more" if more else "")
-    return ConfigError(f"{where}: {text}" if where else text)
+    text = f"{where}: {text}" if isinstance(where, str) and where else text
+    return ConfigError(f"{text}\n{excerpt}" if excerpt else text)
 
 
-def _telling(found: list[tuple[list[str], Any]]) -> list[tuple[list[str], Any]]:
+def _line(one: _Finding, origins: Origins | None) -> tuple[str, str]:
+    """One finding in words, with its place, and the excerpt of the file that it is in."""
+    message, got = one.told["msg"].removeprefix("Value error, "), one.told.get("input")
+    if one.told["type"] not in ("value_error", "missing", _AT_KEY) and isinstance(got, str | int | float | bool | None):
+        message = f"{message}, got {plain(repr(got))}"
+    place = ".".join(one.place)
+    where = excerpt = ""
+    if origins is not None:
+        key = one.told["ctx"]["key"] if one.told["type"] == _AT_KEY else None
+        where, excerpt, option = origins.of(one.held, key)
+        if option and ".".join(map(str, option)) == place:  # the option says it already
+            place = ""
+    return ": ".join(part for part in (where, place, message) if part), excerpt
+
+
+def _telling(found: list[_Finding]) -> list[_Finding]:
     """Without what other members of a union say of data that was not meant for them.
 
     Findings deeper inside a place know more than those at the place itself; a mapping was not meant as one of some names.
     """
-    kept = [one for one in found if not any(len(o) > len(one[0]) and o[: len(one[0])] == one[0] for o, _ in found)]
-    meant = [one for one in kept if one[1]["type"] != "literal_error" or not isinstance(one[1].get("input"), dict)]
+    kept = [
+        one
+        for one in found
+        if not any(len(o.place) > len(one.place) and o.place[: len(one.place)] == one.place for o in found)
+    ]
+    meant = [one for one in kept if one.told["type"] != "literal_error" or not isinstance(one.told.get("input"), dict)]
     return meant or kept
 
 
-def _place(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The location without the kinds that pydantic inserts for unions, as a config file's reader would write it."""
+def _finding(told: Any, data: Any) -> _Finding:
+    """The place without the kinds that pydantic inserts for unions."""
     place: list[str] = []
-    for item in loc:
-        data = {"kind": data} if isinstance(data, str) else data  # a kind's plain name stands for its config
+    held: list[str | int] = []
+    inside = True  # whether the data has the place that far
+    for item in told["loc"]:
+        if isinstance(data, str):  # a kind's plain name stands for its config
+            data, inside = {"kind": data}, False
         if isinstance(item, int):
             place.append(str(item))
             if isinstance(data, list | tuple):  # else one stands in place of a list of one
                 data = data[item] if item < len(data) else None
+                held += [item] if inside else []
         elif isinstance(data, dict) and item in data:
             place.append(item)
             data = data[item]
+            held += [item] if inside else []
         elif isinstance(data, dict) and item != data.get("kind") and item.isidentifier() and item.islower():
             place.append(item)
-            data = None
-    return place
+            data, inside = None, False
+    return _Finding(place, tuple(held), told)

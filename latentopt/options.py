@@ -7,12 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentopt.errors import ConfigError
-from latentopt.yamltext import load_yaml, parse_value, set_path
+from latentopt.settings import Origins
+from latentopt.yamltext import Place, parse_value, read_document
 
 if TYPE_CHECKING:
     from latentopt.config import RunConfig
 
 _WEIGHTS = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".pkl", ".safetensors", ".onnx")
+
+_DECODER: Place = ("decoder",)
+# Which option says what, for errors to name it.
+_NAMES: dict[Place, str] = {
+    _DECODER: "--decoder",
+    ("seed",): "--seed",
+    ("budget", "rows"): "--rows",
+    ("budget", "seconds"): "--seconds",
+    ("task", "target"): "--target",
+    ("task", "objectives"): "--objective",
+    ("task", "constraints"): "--constraint",
+    ("task", "starts"): "--starts",
+    ("task", "region"): "--region",
+    ("task", "search"): "--search",
+    ("task", "n"): "-n",
+    ("task", "sampler"): "--sampler",
+    ("task", "keys"): "--keys",
+    ("task", "designs"): "--between",
+    ("task", "steps"): "--steps",
+    ("task", "interpolator"): "--interpolator",
+}
 
 
 def given(**fields: Any) -> dict[str, Any]:
@@ -20,14 +42,16 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def value(text: str) -> Any:
+def value(text: str, option: str = "value") -> Any:
     """An option in YAML: a plain name, a number, or `{kind: ..., ...}`. Raises `ConfigError`."""
-    return parse_value(text)
+    if not text.strip():
+        raise ConfigError(f"{option} is empty: give a kind, or '{{kind: ..., ...}}'")
+    return parse_value(text, option)
 
 
-def values(texts: Sequence[str] | None) -> list[Any] | None:
+def values(texts: Sequence[str] | None, option: str = "value") -> list[Any] | None:
     """Several such options; None where there is none."""
-    return [value(text) for text in texts] if texts else None
+    return [value(text, option) for text in texts] if texts else None
 
 
 def run_file(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -42,7 +66,7 @@ def run_file(words: Sequence[str]) -> tuple[str, list[str]]:
 def starts(texts: Sequence[str] | None) -> list[Any] | None:
     """Starts by name or as YAML; what ends as a file of numbers does is one."""
     files = (".npy", ".safetensors")
-    return [{"path": text} if text.endswith(files) else value(text) for text in texts] if texts else None
+    return [{"path": text} if text.endswith(files) else value(text, "--starts") for text in texts] if texts else None
 
 
 def picture(path: Path, resize: bool, gray: bool) -> Any:
@@ -58,22 +82,22 @@ def latents(path: Path) -> Any:
 
 def config_of(decoder: str, data: dict[str, Any], changes: Sequence[str] | None) -> RunConfig:
     """The config of these options. Paths in a decoder's file are relative to that file, all others to where one is."""
-    from latentopt.config import make_config
+    from latentopt.config import make_config, with_changes
 
+    if not decoder.strip():
+        raise ConfigError("--decoder is empty: give the name of a decoder, or the YAML file that describes one")
     file = Path(decoder) if decoder.endswith((".yaml", ".yml")) else None
     if file is None and (decoder.endswith(_WEIGHTS) or Path(decoder).is_dir()):
         raise ConfigError(
             f"{decoder} is no decoder by itself, weights need their network: write 'kind: module', factory, weights and "
             "latent_shape into a YAML file and give that as --decoder"
         )
-    chosen: Any = {"kind": decoder}
-    if file is not None:
-        held = load_yaml(file)
-        chosen = held.get("decoder", held)
-    data = {"decoder": chosen, **data}
-    for change in changes or ():
-        data = set_path(data, change)
-    if file is not None:
+    document = None if file is None else read_document(file)
+    chosen: Any = {"kind": decoder} if document is None else document.data.get("decoder", document.data)
+    data, changed = with_changes({"decoder": chosen, **data}, changes or ())
+    options = {**(_NAMES if file is None else {k: v for k, v in _NAMES.items() if k != _DECODER}), **changed}
+    if file is not None and document is not None:
         alone = {"decoder": data["decoder"], "task": {"kind": "sample"}}
-        data["decoder"] = make_config(alone, folder=file.parent, where=str(file)).decoder
-    return make_config(data)
+        whole = Origins(document, () if "decoder" in document.data else _DECODER, options)
+        data["decoder"] = make_config(alone, folder=file.parent, where=whole).decoder
+    return make_config(data, where=Origins(options=options))

@@ -19,6 +19,17 @@ from latentopt.steering import Steering
 _KNOWN: dict[str, type[Any]] = {"Evaluation": Evaluation, "Steering": Steering, "Best": Best}
 _MARK = "$"
 _PLAIN = (bool, int, float, str, type(None))
+# What reading damaged bytes and building from damaged structures raises.
+_DAMAGE = (
+    SafetensorError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 class _UnknownKindError(Exception):
@@ -50,7 +61,7 @@ def unpack(data: bytes, device: torch.device | str = "cpu") -> Any:
         length = int.from_bytes(data[:8], "little")
         structure = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["structure"])
         return _value(structure, load(data), device)
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError) as error:
+    except _DAMAGE as error:
         raise InputFileError(f"a checkpoint cannot be read ({type(error).__name__}: {error}): it is damaged") from None
 
 

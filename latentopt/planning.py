@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
+from latentopt import memory
 from latentopt.archive import SIZE
 from latentopt.arrayfield import Array
 from latentopt.auto import choose, seconds_a_row
@@ -155,6 +157,13 @@ def rows_kept(planned: Plan, n_starts: int) -> int:
     if problem.pareto:
         return problem.targets * max(SIZE if keep is None else min(keep, SIZE) for keep in keeps)
     return min(n_starts, problem.targets * max(n_starts if keep is None else keep for keep in keeps))
+
+
+def memory_needed(planned: Plan, n_starts: int) -> int:
+    """Bytes that the rows of a search and the designs that it ends with take, all held at once."""
+    decoder = planned.problem.decoder
+    design = math.prod(decoder.design_shape) * decoder.probe.dtype.itemsize
+    return n_starts * decoder.dim * memory.SEARCHED + rows_kept(planned, n_starts) * design
 
 
 def _searches(entry: dict[str, Any] | list[dict[str, Any]]) -> SearchConfig | list[SearchConfig]:

@@ -145,6 +145,11 @@ def _decode(decoder: Decoder, z_ND: Tensor) -> Tensor:
         if outputs.is_out_of_memory(error):
             raise OutOfMemoryError(outputs.no_room(decoder.name, len(z_ND), error)) from error
         shape = (len(z_ND), *decoder.space.shape)
+        if len(z_ND) > 1 and _takes(decoder, z_ND[:1]):
+            raise DecoderError(
+                f"decoder {decoder.name!r} decodes one latent of shape {decoder.space.shape} but not {len(z_ND)} at once "
+                f"({outputs.first_line(error)}): searches decode many rows, so take out what fixes the batch size at 1"
+            ) from error
         raise DecoderError(
             f"decoder {decoder.name!r} rejects latents of shape {shape}, {decoder.dtype}, on {decoder.device} "
             f"({outputs.first_line(error)}): {outputs.remedy(error, decoder.module)}"
@@ -152,6 +157,15 @@ def _decode(decoder: Decoder, z_ND: Tensor) -> Tensor:
     if not designs[0].numel():
         raise DecoderError(f"decoder {decoder.name!r} returned {outputs.describe(designs)}: a design needs a value")
     return designs
+
+
+def _takes(decoder: Decoder, z_ND: Tensor) -> bool:
+    """Whether these latents are decoded at all."""
+    try:
+        decoder.forward(z_ND)
+    except (MemoryError, DecoderError, *outputs.FAILURES):
+        return False
+    return True
 
 
 def _alone(decoder: Decoder, draws: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import pluggy
 from latentopt import hookspecs
 from latentopt.errors import ConfigError, PluginError
 from latentopt.interfaces import SLOTS, PluginConfig
-from latentopt.yamltext import suggest
+from latentopt.wording import suggest
 
 GROUP = "latentopt"
 SELECT = "LATENTOPT_PLUGINS"

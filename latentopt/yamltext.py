@@ -1,4 +1,4 @@
-"""Run descriptions as text: a strict reading of YAML, and the `--set key=VALUE` that edits it.
+"""Run descriptions as text: a strict reading of YAML, which remembers where everything stood.
 
 The text is read event by event into plain values; nothing in it can name a class, repeat itself by alias, or nest
 deep enough to exhaust the stack, because no constructor and no recursion takes part. Scalars follow the core schema
@@ -8,19 +8,18 @@ of YAML 1.2.2 (section 10.3.2) where PyYAML follows 1.1: `1e-3` is a number, `01
 
 from __future__ import annotations
 
-import copy
-import difflib
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
 from latentopt.errors import ConfigError
+from latentopt.wording import nearest, plain, quoted
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -38,9 +37,7 @@ _OLD_BOOL = re.compile(r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF")
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
-_INDEX = re.compile(r"[0-9]+")
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")  # a coordinate as a key, kept as its text: every reader sees the same number
-_PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 # A part of PyYAML's own words (C and Python loaders differ), then what to say instead, and the remedy.
 _EXPLAINED = (
@@ -60,14 +57,39 @@ _EXPLAINED = (
 )
 
 
+Place = tuple[str | int, ...]
+
+
+class Document(NamedTuple):
+    """One mapping as plain values, and where they stood in the text called `name`: line and column, counted from 0.
+
+    `keys` and `values` go by the keys and indexes that lead to a value; list items have no key.
+    """
+
+    data: dict[str, Any]
+    name: str
+    text: str
+    keys: dict[Place, tuple[int, int]]
+    values: dict[Place, tuple[int, int]]
+
+    def where(self, mark: tuple[int, int]) -> tuple[str, str]:
+        """A position as `name:line:column`, and its line with a caret below."""
+        return _where(self.name, self.text, *mark)
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a run description from a file: the data of `read_document`. Raises `ConfigError`."""
+    return read_document(path).data
+
+
+def read_document(path: str | Path) -> Document:
     """Read a run description from a file: one YAML mapping of at most `MAX_BYTES` bytes, UTF-8.
 
     Raises:
         ConfigError: The file cannot be read, is not text, or is not what `parse_yaml` takes.
     """
     path = Path(path)
-    name = _plain(str(path))
+    name = plain(str(path))
     raw = _read(path, name)
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{name}: the text is UTF-16, expected UTF-8: save the file as UTF-8")
@@ -80,10 +102,15 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8")) + 1
         what = f"byte 0x{raw[error.start]:02x} is not UTF-8"
         raise ConfigError(f"{name}:{line}:{column}: {what}: save the file as UTF-8") from None
-    return parse_yaml(text, name)
+    return parse_document(text, name)
 
 
 def parse_yaml(text: str, name: str = "<text>") -> dict[str, Any]:
+    """The data of `parse_document`. Raises `ConfigError`."""
+    return parse_document(text, name).data
+
+
+def parse_document(text: str, name: str = "<text>") -> Document:
     """Parse one YAML mapping to plain dicts, lists, str, int, float, bool and None; `name` stands in the errors.
 
     Raises:
@@ -91,68 +118,18 @@ def parse_yaml(text: str, name: str = "<text>") -> dict[str, Any]:
             tags, keys that are repeated or neither texts nor whole numbers, more than one document, nothing at all, or
             no mapping at top.
     """
-    return _Builder(text, name, MAX_DEPTH, is_value=False).mapping()
+    builder = _Builder(text, name, MAX_DEPTH, is_value=False)
+    data = builder.mapping()
+    return Document(data, name, builder.text, builder.keys, builder.values)
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str, name: str = "value", max_depth: int = MAX_DEPTH) -> Any:
     """Parse the right-hand side of `--set key=VALUE`: `0.05`, `adam`, `[1, 2]`, `{kind: adam, lr: 0.1}`.
 
     Raises:
         ConfigError: As `parse_yaml`; also nothing at all, and lists or mappings without brackets.
     """
-    return _Builder(text, "value", MAX_DEPTH, is_value=True).value()
-
-
-def set_path(data: dict[str, Any], assignment: str) -> dict[str, Any]:
-    """Return a copy of `data` in which `a.b.1.c=VALUE` holds.
-
-    A number indexes a list, and one past its end appends. What is missing (or null) on the way is made: a list where
-    a number follows, else a mapping. A text that could name a plugin becomes `{"kind": text}` to take the option.
-
-    Raises:
-        ConfigError: No `=`, an empty name, an index out of range, a way that leads through a value, or a value that
-            `parse_value` refuses.
-    """
-    path, equals, value_text = assignment.partition("=")
-    segments = [segment.strip() for segment in path.split(".")]
-    shown = f"--set {_plain(path.strip())}"
-    if not equals:
-        raise ConfigError(f"{shown}: no '=' in it: write KEY=VALUE, such as task.search.lr=0.05")
-    if not all(segment and segment.isprintable() for segment in segments):
-        what = "a name in the key is empty or unprintable"
-        raise ConfigError(f"{shown}: {what}: write names joined by '.', such as task.search.lr")
-    if len(segments) > MAX_DEPTH:
-        raise ConfigError(f"{shown}: {len(segments)} levels deep, the limit is {MAX_DEPTH}: shorten the key")
-    value = _Builder(value_text, shown, MAX_DEPTH - len(segments), is_value=True).value()
-    result = copy.deepcopy(data)
-    node: Any = result
-    for depth, segment in enumerate(segments[:-1], start=1):
-        node = _enter(node, segment, segments[depth], shown, ".".join(segments[:depth]))
-    node[_slot(node, segments[-1], shown)] = value
-    return result
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'lr'?` for the known word nearest to `word` (letter case aside), or an empty text."""
-    nearest = _nearest(word, known)
-    return f"; did you mean {nearest!r}?" if nearest else ""
-
-
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    # difflib's time grows with the square of the length; no key is longer than this.
-    found = difflib.get_close_matches(word[:100].casefold(), by_folded, n=1)
-    return by_folded[found[0]] if found else None
-
-
-def _plain(text: str, limit: int = 200) -> str:
-    """Return `text` fit for a terminal: one line, nothing unprintable, not too long."""
-    safe = "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text[: limit + 1])
-    return safe if len(text) <= limit else safe[: limit - 3] + "..."
-
-
-def _quoted(text: str) -> str:
-    return f"'{_plain(text, 40)}'"
+    return _Builder(text, name, max_depth, is_value=True).value()
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -160,7 +137,7 @@ def _read(path: Path, name: str) -> bytes:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             inside = _yaml_names(path)
-            example = f", such as {_plain(str(path / inside[0]))}" if inside else ""
+            example = f", such as {plain(str(path / inside[0]))}" if inside else ""
             raise ConfigError(f"{name} is a directory, expected a config file: give a YAML file{example}")
         if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer, reading a device may never end
             raise ConfigError(f"{name} is a pipe or a device, expected a config file: save the text to a file first")
@@ -169,13 +146,13 @@ def _read(path: Path, name: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         folder, names = (path.parent if path.is_absolute() else Path.cwd()), _yaml_names(path.parent)
         names = [n for n in names if n != path.name]  # a broken link is listed too
-        nearest = next((n for n in names if Path(n).stem == path.name), None) or _nearest(path.name, names)
-        hint = f"Did you mean '{_plain(str(path.with_name(nearest)))}'?" if nearest else "Check the path."
-        raise ConfigError(f"config file not found: {name} (looked in {_plain(str(folder))}). {hint}") from None
+        close = next((n for n in names if Path(n).stem == path.name), None) or nearest(path.name, names)
+        hint = f"Did you mean '{plain(str(path.with_name(close)))}'?" if close else "Check the path."
+        raise ConfigError(f"config file not found: {name} (looked in {plain(str(folder))}). {hint}") from None
     except PermissionError:
         raise ConfigError(f"no permission to read the config file {name}: change its mode, or its folder's") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte or an unencodable character in the path
-        reason = _plain(str(error.strerror if isinstance(error, OSError) else error))
+        reason = plain(str(error.strerror if isinstance(error, OSError) else error))
         raise ConfigError(f"config file {name} cannot be read ({reason}): check the path") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{name} is larger than {MAX_BYTES} bytes, the limit for a config file: is it another kind?")
@@ -189,11 +166,23 @@ def _yaml_names(folder: Path) -> list[str]:
         return []
 
 
+def _where(name: str, text: str, line: int, column: int) -> tuple[str, str]:
+    """A position as `name:line:column`, and its line with a caret below; past the end, that of the last words."""
+    lines = _LINE_BREAK.split(text)
+    if line >= len(lines) or not lines[line]:
+        line = max((i for i in range(min(line, len(lines))) if lines[i].strip()), default=0)
+        column = len(lines[line].rstrip())
+    first = max(0, column - 60)
+    excerpt = f"  {plain(lines[line][first:], 100)}\n  {' ' * (column - first)}^"
+    return f"{name}:{line + 1}:{column + 1}", excerpt
+
+
 @dataclass
 class _Frame:
-    """A list or mapping that is still open; in a mapping, the key that waits for its value, and each key's line."""
+    """An open list or mapping and where it is; in a mapping, the key that waits for its value, and each key's line."""
 
     container: dict[str, Any] | list[Any]
+    place: Place
     key: str | None = None
     lines: dict[str, int] = field(default_factory=dict)
 
@@ -208,6 +197,8 @@ class _Builder:
         self.end = 0  # the offset after the last piece of the value
         self.is_empty = True
         self.stack: list[_Frame] = []
+        self.keys: dict[Place, tuple[int, int]] = {}
+        self.values: dict[Place, tuple[int, int]] = {}
 
     def value(self) -> Any:
         self._check_text()
@@ -241,14 +232,8 @@ class _Builder:
 
     def fail(self, mark: Any, what: str, remedy: str) -> NoReturn:
         """Raise for a position, with its line and a caret below the message."""
-        lines = _LINE_BREAK.split(self.text)
-        line, column = mark.line, mark.column
-        if line >= len(lines) or not lines[line]:  # at the end of the text: point behind its last words
-            line = max((i for i in range(min(line, len(lines))) if lines[i].strip()), default=0)
-            column = len(lines[line].rstrip())
-        first = max(0, column - 60)
-        excerpt = f"  {_plain(lines[line][first:], 100)}\n  {' ' * (column - first)}^"
-        raise ConfigError(f"{self.name}:{line + 1}:{column + 1}: {what}: {remedy}\n{excerpt}")
+        where, excerpt = _where(self.name, self.text, mark.line, mark.column)
+        raise ConfigError(f"{where}: {what}: {remedy}\n{excerpt}")
 
     def _check_text(self) -> None:
         # A character takes one byte at least, so the first test spares encoding a giant.
@@ -268,7 +253,7 @@ class _Builder:
             marked = error
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # The Python loader lets chr() and int() fail on escapes such as \UFFFFFFFF and long version numbers.
-            raise ConfigError(f"{self.name}: not valid YAML ({_plain(str(error))}): correct or quote it") from None
+            raise ConfigError(f"{self.name}: not valid YAML ({plain(str(error))}): correct or quote it") from None
         self._explain(marked)
 
     def _explain(self, error: yaml.MarkedYAMLError) -> NoReturn:
@@ -284,20 +269,20 @@ class _Builder:
         for words, what, remedy in _EXPLAINED:
             if words in problem:
                 self.fail(mark, what + opened, remedy)
-        self.fail(mark, f"not valid YAML ({_plain(problem)}){opened}", "correct the line, or quote the text")
+        self.fail(mark, f"not valid YAML ({plain(problem)}){opened}", "correct the line, or quote the text")
 
     def _node(self, event: Any) -> None:
         mark = event.start_mark
         frame = self.stack[-1] if self.stack else None
         if isinstance(event, yaml.AliasEvent):
             self.fail(
-                mark, f"the alias {_quoted(f'*{event.anchor}')} is not read", "repeat what it stands for, or quote it"
+                mark, f"the alias {quoted(f'*{event.anchor}')} is not read", "repeat what it stands for, or quote it"
             )
         if event.anchor is not None:
-            self.fail(mark, f"the anchor {_quoted(f'&{event.anchor}')} is not read", "remove it, or quote the text")
+            self.fail(mark, f"the anchor {quoted(f'&{event.anchor}')} is not read", "remove it, or quote the text")
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self.fail(mark, f"the tag {_quoted(tag)} is not read", "remove it, or quote the text")
+            self.fail(mark, f"the tag {quoted(tag)} is not read", "remove it, or quote the text")
         if frame and isinstance(frame.container, dict) and frame.key is None:
             frame.key = self._key(event, frame)
             return
@@ -312,36 +297,42 @@ class _Builder:
             self.fail(mark, "a list or mapping without brackets", "write [a, b] or {key: value}, or quote the text")
         container: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self.is_empty = False
-        self._attach(frame, container, mark)
-        self.stack.append(_Frame(container))
+        self.stack.append(_Frame(container, self._attach(frame, container, mark)))
 
-    def _attach(self, frame: _Frame | None, value: Any, mark: Any) -> None:
+    def _attach(self, frame: _Frame | None, value: Any, mark: Any) -> Place:
+        """Put a value where it belongs; returns the keys and indexes that lead there."""
+        place: Place = ()
         if frame is None:
             self.root, self.root_mark = value, mark
         elif isinstance(frame.container, list):
+            place = (*frame.place, len(frame.container))
             frame.container.append(value)
         elif frame.key is not None:
+            place = (*frame.place, frame.key)
             frame.container[frame.key], frame.key = value, None
+        self.values[place] = (mark.line, mark.column)
+        return place
 
     def _key(self, event: Any, frame: _Frame) -> str:
         mark = event.start_mark
         if not isinstance(event, yaml.ScalarEvent):
             self.fail(mark, "a list or mapping as a key", "keys are texts; for a list of mappings write '- key: value'")
         key = self._scalar(event)
-        plain = event.implicit[0]
-        if plain and event.value == "":
+        bare = event.implicit[0]
+        if bare and event.value == "":
             self.fail(mark, "a key is missing before ':'", "write key: value")
-        if plain and event.value == "<<":
+        if bare and event.value == "<<":
             self.fail(mark, "the merge key '<<' is not read", "write the keys out")
-        if plain and _WHOLE.fullmatch(event.value):
+        if bare and _WHOLE.fullmatch(event.value):
             key = event.value
-        if not isinstance(key, str) or (plain and _OLD_BOOL.fullmatch(key)):
+        if not isinstance(key, str) or (bare and _OLD_BOOL.fullmatch(key)):
             kind = "null" if key is None else "a boolean" if isinstance(key, bool | str) else "a number"
-            shown = _plain(event.value, 40)
+            shown = plain(event.value, 40)
             self.fail(mark, f"the key {shown} reads as {kind}, expected a text", f"quote it: '{shown}'")
         if key in frame.lines:
-            self.fail(mark, f"the key {_quoted(key)} is given twice (first in line {frame.lines[key]})", "keep one")
+            self.fail(mark, f"the key {quoted(key)} is given twice (first in line {frame.lines[key]})", "keep one")
         frame.lines[key] = mark.line + 1
+        self.keys[(*frame.place, key)] = (mark.line, mark.column)
         return key
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
@@ -365,38 +356,3 @@ class _Builder:
         if _INF_NAN.fullmatch(text):
             return float(text.replace(".", "").lower())
         return text
-
-
-def _enter(node: Any, segment: str, following: str, shown: str, where: str) -> Any:
-    """Return the list or mapping that `node` holds under `segment`, made there if need be, to take `following`."""
-    slot = _slot(node, segment, shown)
-    child = node[slot]
-    is_index = _INDEX.fullmatch(following) is not None
-    if child is None:
-        child = [] if is_index else {}
-    elif isinstance(child, str) and not is_index and _PLUGIN_NAME.fullmatch(child):
-        child = {"kind": child}
-    elif not isinstance(child, dict | list):
-        what = f"{_plain(where)} is {_quoted(str(child))}, which holds no {_quoted(following)}"
-        raise ConfigError(f"{shown}: {what}: set {_plain(where)} itself to a mapping or a list")
-    node[slot] = child
-    return child
-
-
-def _slot(node: dict[str, Any] | list[Any], segment: str, shown: str) -> int | str:
-    """Return the index or key of `segment` in `node`, holding null there if it was not there yet."""
-    if isinstance(node, dict):
-        node.setdefault(segment, None)
-        return segment
-    count = len(node)
-    valid = f"give an index from 0 to {count}, where {count} adds an item"
-    if not _INDEX.fullmatch(segment):
-        what = "a negative index" if re.fullmatch(r"-[0-9]+", segment) else "not an index"
-        raise ConfigError(f"{shown}: {_quoted(segment)} is {what}, but the list has {count} items: {valid}")
-    # int() refuses thousands of digits; ten of them are past the end of any list already.
-    index = int(segment) if len(segment) < 10 else count + 1
-    if index > count:
-        raise ConfigError(f"{shown}: index {_plain(segment, 40)} is past the list of {count} items: {valid}")
-    if index == count:
-        node.append(None)
-    return index

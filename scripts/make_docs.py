@@ -49,6 +49,8 @@ task:
   search: [{kind: optuna, evaluations: 200}, {kind: adam, lr: 0.1, steps: 300}]
 ```
 
+- `latentopt init` writes a first run file for a decoder, with a comment for every field ([tutorial](tutorial.md)); `latentopt run run.yaml --dry-run` says what it
+  would do and take. Errors name the file's line and column, or the option.
 - A name stands for its config with defaults (`search: adam`), and one item for a list of one.
 - An empty default below is chosen by the decoder and the task; a run's result records what was chosen.
 - Unknown keys, unknown kinds, duplicate keys, NaN and infinity are errors.

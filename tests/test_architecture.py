@@ -19,7 +19,9 @@ FLOORS = {
         "store",
         "interrupts",
         "rng",
+        "wording",
         "yamltext",
+        "settings",
         "models",
         "arrays",
         "shaping",
@@ -55,6 +57,9 @@ FLOORS = {
     5: ["config", "result", "runfolder", "thumbnails", "cards", "maps"],
     6: [
         "planning",
+        "rehearsal",
+        "starter",
+        "runtext",
         "api",
         "sizing",
         "contest",
@@ -167,6 +172,7 @@ def test_only_the_planning_names_plugins_by_kind():
             "testing",
             "diagnosis",
             "doctor",
+            "runfolder",
         ):  # advice, and versions of distributions
             continue
         for node in ast.walk(ast.parse(path.read_text())):

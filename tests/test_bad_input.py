@@ -3,7 +3,9 @@
 Nearly all go through the command line, as users meet them. What each check does in depth is in its own file's tests.
 """
 
+import json
 import os
+import re
 import struct
 import types
 import zipfile
@@ -18,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import latentopt as lo
-from latentopt import api, cli, memory, registry, result
+from latentopt import api, cli, memory, registry, result, store
 
 QUICK = ["--search", "{kind: adam, steps: 2}", "--starts", "mean"]
 BLIND = ["--search", "{kind: random, evaluations: 8}", "--starts", "{kind: prior, n: 4}"]
@@ -164,6 +166,14 @@ DECODERS = {
     "other latent shape": (
         ("Net", {"latent_shape": [64]}),
         ["rejects latents of shape (4, 64)", "'fc' takes 3 values"],
+    ),
+    "batches of 1 only": (
+        ("OneAtATime", {}),
+        "decodes one latent of shape (3,) but not 4 at once (batch size must be 1): searches decode many rows, so take",
+    ),
+    "batches of 1 taken for granted": (
+        ("Reshaped", {}),
+        "decodes one latent of shape (3,) but not 4 at once (shape '[1, ",
     ),
     "latent shape of 1e9": (
         ("Net", {"latent_shape": [10**9]}),
@@ -471,9 +481,35 @@ def optimizing(fields, more=""):
 VALUES = {
     "NaN": (searching("lr: .nan"), "task.search.0.lr: Input should be a finite number, got nan"),
     "NaN as text": (searching("lr: 'nan'"), "task.search.0.lr: Input should be a finite number, got 'nan'"),
+    "infinity": (f"{TOP}budget: {{seconds: .inf}}\ntask: sample\n", "budget.seconds: Input should be a finite number"),
+    "truth as a number": (
+        f"{TOP}seed: true\ntask: sample\n",
+        "run.yaml:2:1: seed is a number, got true: write it in digits",
+    ),
+    "NO as a number": (f"{TOP}task: {{kind: sample, n: NO}}\n", "task.n: Input should be a valid integer"),
+    "no kind of task": (
+        f"{TOP}task: {{n: 3}}\n",
+        "run.yaml:2:7: task: this task needs a kind: one of optimize, sample",
+    ),
+    "no kind of search": (optimizing("search: {lr: 1}"), "task.search.0: this search needs a kind: one of adam, cmaes"),
+    "no kind of start": (optimizing("starts: {n: 3}"), "task.starts.0: this start needs a kind, one of around, "),
+    "a number as an objective": (
+        optimizing("objectives: 3"),
+        "task.objectives.0: expected an objective: a name, a dict",
+    ),
+    "a number as a path": (
+        optimizing("objectives: {kind: mse, target: {path: 3}}"),
+        "path of an array by file is a path",
+    ),
     "sexagesimal": (f"{TOP}seed: 12:30:00\ntask: sample\n", "seed: Input should be a valid integer"),
-    "unknown key": (optimizing("seach: adam"), "task: unknown key 'seach'; did you mean 'search'?; known: "),
-    "unknown option": (searching("setps: 3"), "task.search.0: unknown key 'setps'; did you mean 'steps'?"),
+    "unknown key": (
+        optimizing("seach: adam"),
+        "run.yaml:2:39: task: unknown key 'seach'; did you mean 'search'?; known: ",
+    ),
+    "unknown option": (
+        searching("setps: 3"),
+        "run.yaml:2:74: task.search.0: unknown key 'setps'; did you mean 'steps'?",
+    ),
     "unknown search": (optimizing("search: adma"), "unknown search 'adma'; did you mean 'adam'?; installed: adam"),
     "unknown task": (f"{TOP}task: samlpe\n", "unknown task 'samlpe'; did you mean 'sample'?"),
     "no task": (TOP, "run.yaml: task: Field required"),
@@ -483,16 +519,24 @@ VALUES = {
     "no starts": (optimizing("starts: []"), "task.starts: List should have at least 1 item"),
     "0 starts": (
         optimizing("starts: {kind: prior, n: 0}"),
-        "run.yaml: task.starts.0.n: Input should be greater than or equal to 1, got 0",
+        "run.yaml:2:64: task.starts.0.n: Input should be greater than or equal to 1, got 0",
     ),
     "batch 0": (optimizing("search: {kind: optuna, batch: 0}"), "task.search.0.batch: Input should be greater than or"),
     "low above high": (
         f"{TOP}task: {{kind: sample, sampler: {{kind: uniform, low: 1, high: 0}}}}\n",
         "task.sampler: low must be below high, got low=1.0, high=0.0",
     ),
+    "starts screened from too few": (
+        optimizing("starts: {kind: normal, n: 8, screened_from: 4}"),
+        "error: run.yaml:2:47: task.starts.0: screened_from (4) must be at least n (8)",
+    ),
+    "sampler_options without a sampler": (
+        optimizing("search: {kind: optuna, sampler_options: {foo: 1}}"),
+        "run.yaml:2:47: task.search.0: sampler_options belong to one sampler: name it, one of tpe, ",
+    ),
     "bound turned round": (
         optimizing("objectives: {kind: mse, goal: {between: [3, 1]}}"),
-        "run.yaml: task.objectives.0.goal: between needs low < high, got [3.0, 1.0]",
+        "run.yaml:2:69: task.objectives.0.goal: between needs low < high, got [3.0, 1.0]",
     ),
     "seed below 0": (f"{TOP}seed: -1\ntask: sample\n", "seed: Input should be greater than or equal to 0, got -1"),
     "n 0": (f"{TOP}task: {{kind: sample, n: 0}}\n", "task.n: Input should be greater than or equal to 1, got 0"),
@@ -513,7 +557,12 @@ def test_values(row, tmp_path):
     Image.new("L", (28, 28)).save("t.png")
     text, words = VALUES[row]
     (tmp_path / "run.yaml").write_text(text)
-    assert refused(words, "run", "run.yaml") == []
+    after = refused(words, "run", "run.yaml")
+    assert [line.strip() for line in after[1:]] == (["^"] if after else [])
+    assert bool(after) != (row in ("no task", "budget too small")), "the line of what is wrong is shown"
+    if after:  # the caret is below the place that the message names
+        line, column = map(int, re.search(r"run\.yaml:(\d+):(\d+): ", call("run", "run.yaml").stderr).groups())
+        assert text.splitlines()[line - 1][column - 1 :].startswith(after[0][after[1].index("^") :])
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
@@ -525,17 +574,65 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("a.b.c=3", "unknown key 'a'; known: decoder, seed, budget, task"),
+        ("a.b.c=3", "error: --set a.b.c: unknown key 'a'; known: decoder, seed, budget, task"),
         ("task.n.x=3", "--set task.n.x: task.n is '16', which holds no 'x': set task.n itself to a mapping or a list"),
         ("taks.n=3", "unknown key 'taks'; did you mean 'task'?"),
         ("task..n=3", "a name in the key is empty"),
         ("task.n", "no '=' in it: write KEY=VALUE"),
         ("task.n=", "no value after '='"),
-        ("task.n=many", "task.n: Input should be a valid integer"),
+        ("task.n=many", "error: --set task.n: Input should be a valid integer"),
+        ("seed=-1", "error: --set seed: Input should be greater than or equal to 0, got -1"),
+        ("budget={row: 2}", "error: --set budget: unknown key 'row'; did you mean 'rows'?"),
     ],
 )
 def test_changes(change, words):
     refused(words, "sample", "-d", "digits", "--set", change)
+
+
+OPTIONS = {
+    "seed": (["sample", "--seed", "-1"], "error: --seed: Input should be greater than or equal to 0, got -1"),
+    "n": (["sample", "-n", "0"], "error: -n: Input should be greater than or equal to 1, got 0"),
+    "sampler": (["sample", "--sampler", "{kind: prior, x: 1}"], "error: --sampler: unknown key 'x'; known: "),
+    "search": (["optimize", "-s", "{kind: adam, lr: 0}"], "error: --search: task.search.0.lr: Input should be greater"),
+    "rows": (["optimize", "--rows", "0"], "error: --rows: Input should be greater than or equal to 1, got 0"),
+    "empty search": (["optimize", "-s", ""], "error: --search is empty: give a kind, or '{kind: ..., ...}'"),
+    "broken search": (["optimize", "-s", "{kind: adam"], "error: --search:1:12: a mapping has no closing '}'"),
+    "not a number": (["sample", "--seed", "x"], "error: invalid value for '--seed': "),
+}
+
+
+@pytest.mark.parametrize("row", OPTIONS)
+def test_options_are_named(row):
+    arguments, words = OPTIONS[row]
+    assert len(refused(words, *arguments, "-d", "digits")) == (2 if row == "broken search" else 0)
+    refused("error: --decoder is empty: give the name of a decoder", "sample", "-d", "")
+
+
+def test_what_set_changes_is_told_from_what_the_file_says(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        f"{TOP}task:\n  kind: optimize\n  search:\n    - {{kind: adam, lr: 0}}\n    - adma\n"
+    )
+    words = ["error: run.yaml:5:24: task.search.0.lr: ", "; run.yaml:6:7: task.search.1: unknown search 'adma'"]
+    assert refused(words, "run", "run.yaml")[1].index("^") == 2 + 23
+    words = ["error: --set task.search.0.lr: Input should be greater than 0, got -1; run.yaml:6:7: task.search.1: "]
+    after = refused(words, "run", "run.yaml", "--set", "task.search.0.lr=-1")
+    assert after[0].strip() == "- adma"
+    changes = ["--set", "task.search.0.lr=1", "--set", "task.search.1.kind=lbfgs", "--set", "task.starts.n=0"]
+    words = "error: --set task.starts.n: task.starts"
+    assert refused(words, "run", "run.yaml", *changes) == []
+
+
+def test_the_file_of_a_decoder_is_named_with_line_and_column(tmp_path):
+    described = "kind: module\nfactory: bad_nets:Net\nlatent_shape: [0]\n"
+    (tmp_path / "decoder.yaml").write_text(described)
+    words = "error: decoder.yaml:3:16: decoder.latent_shape.0: Input should be greater than or equal to 1, got 0"
+    assert refused(words, "sample", "-d", "decoder.yaml")[0] == "  latent_shape: [0]"
+    (tmp_path / "decoder.yaml").write_text(f"decoder:\n  {described}".replace("\nf", "\n  f").replace("\nl", "\n  l"))
+    refused("error: decoder.yaml:4:18: decoder.latent_shape.0: ", "sample", "-d", "decoder.yaml")
+    words = (
+        "error: --set decoder.latent_shape: decoder.latent_shape.0: Input should be greater than or equal to 1, got -1"
+    )
+    assert refused(words, "sample", "-d", "decoder.yaml", "--set", "decoder.latent_shape=[-1]") == []
 
 
 # ---------------------------------------------------------------------- memory
@@ -561,7 +658,9 @@ def test_more_than_memory_holds_is_refused_before_it_is_taken(command, monkeypat
     np.save("k.npy", np.zeros((2, 20), np.float32))
     arguments, words = TOO_LARGE[command]
     refused(words, command, "-d", "digits", *arguments, "--out", "made")
-    assert no_folder_left(tmp_path)
+    # a search is written down before its starts are drawn, and then says how it ended
+    kept = command == "optimize" and json.loads((tmp_path / "made" / "run.json").read_text())["status"] == "failed"
+    assert kept or no_folder_left(tmp_path)
 
 
 def test_starts_that_fit_with_designs_that_do_not(monkeypatch):
@@ -724,7 +823,7 @@ def untouched(*_, **__):
 
 @pytest.mark.parametrize("made", [False, True], ids=["parent", "folder"])
 def test_a_read_only_place_is_refused_before_the_work(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "_run_task", untouched)
+    monkeypatch.setattr(api, "_sample", untouched)
     if made:
         (tmp_path / "run").mkdir()
         monkeypatch.setattr(result.os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
@@ -743,8 +842,8 @@ def test_a_full_disk(monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(result, "save_file", full)
-    words = ["cannot write into run ([Errno 28] No space left on device): free some space, or choose another place"]
+    monkeypatch.setattr(store.os, "write", full)
+    words = ["cannot write run/", "(No space left on device): free some space, or choose another place"]
     refused(words, "sample", "-d", "digits", "-n", 1, "--out", "run")
 
 

@@ -107,7 +107,9 @@ def test_task_errors(task, text):
 def test_errors_of_a_file_name_it(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("decoder: digits\ntask: {kind: optimize, search: {kind: adam, lr: no}}\n")
-    with pytest.raises(lo.ConfigError, match=r"run.yaml: task.search.0.lr: Input should be a valid number.*got 'no'"):
+    with pytest.raises(
+        lo.ConfigError, match=r"run.yaml:2:49: task.search.0.lr: Input should be a valid number.*got 'no'"
+    ):
         read_config(path)
 
 
@@ -138,6 +140,43 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     np.save(folder / "t.npy", np.zeros((1, 28, 28), np.float32))
     monkeypatch.chdir(tmp_path)
     assert read_config("configs/run.yaml").task.target.tensor().shape == (1, 28, 28)
+
+
+def test_starts_by_file_are_relative_to_it_too(tmp_path):
+    (tmp_path / "run.yaml").write_text("decoder: digits\ntask: {kind: optimize, starts: [{path: z.npy}, more.npy]}\n")
+    starts = read_config(tmp_path / "run.yaml").task.starts
+    assert [one.path for one in starts] == [tmp_path / "z.npy", tmp_path / "more.npy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"path": 3}, "path of an array by file is a path, got int"),
+        ({"path": None}, "path of an array by file is a path, got NoneType"),
+        ({"path": "a.npy", "key": 3}, "key of an array by file is the name of an array, got int"),
+        ({"path": "a.png", "resize": "yes"}, "resize of an array by file is true or false, got str"),
+    ],
+)
+def test_the_parts_of_an_array_by_file_have_kinds(value, text):
+    with pytest.raises(lo.ConfigError, match=f"task.target: {text}"):
+        config(target=value)
+
+
+def test_whole_numbers_of_any_size_are_numbers():
+    assert float(config(target=2**63).task.target.tensor()) == 2**63
+
+
+def test_truth_is_no_number_but_where_a_field_takes_it():
+    with pytest.raises(lo.ConfigError, match="task.search.0: steps is a number, got true: write it in digits"):
+        config(search={"kind": "adam", "steps": True})
+    assert config(pareto=True).task.pareto is True
+    options = {"kind": "optuna", "sampler": "tpe", "sampler_options": {"multivariate": True}}
+    assert config(search=options).task.search[0].sampler_options == {"multivariate": True}
+
+
+def test_errors_hold_nothing_that_could_steer_a_terminal():
+    assert str(lo.InputFileError("a\x1b[2Jb\tc\nd\u202ee")) == "a?[2Jb c\nd?e"
+    assert str(lo.ConfigError("as it is – é")) == "as it is – é"
 
 
 def test_arrays_compare_by_content():

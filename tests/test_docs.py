@@ -1,11 +1,17 @@
 """The docs run: code in README.md and docs/ is executed, generated pages are up to date, links lead somewhere."""
 
 import re
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
+from typer.testing import CliRunner
+
+from latentopt import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +40,70 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
     space = {"my_module": nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 9)), "__name__": "page"}
     for number, block in enumerate(code):
         exec(compile(block, f"{page} block {number}", "exec"), space)
+
+
+def fenced(page):
+    """The fenced blocks of a page in their order: language, what else its first line says, text."""
+    return re.findall(r"^```(\w+) ?([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def shell(line, code=0):
+    """Runs a line of a page as a shell would, here: `latentopt`, `python` and `ls`."""
+    command, *words = shlex.split(line)
+    if command == "python":
+        runpy.run_path(words[0], run_name="__main__")
+        return ""
+    if command == "ls":
+        return " ".join(sorted(path.name for path in Path(words[0]).iterdir()))
+    assert command == "latentopt"
+    found = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert found.exit_code == code, found.stderr
+    return found.stdout + found.stderr
+
+
+def edit(path, changes):
+    """Puts each line `key: value` in place of the line, or else the comment, that has this key."""
+    text = path.read_text()
+    for line in changes.splitlines():
+        key = line.partition(":")[0]
+        for there in (rf"^{key}:.*$", rf"^{key.replace(key.strip(), '# ' + key.strip())}:.*$"):
+            text, found = re.subn(there, line, text, count=1, flags=re.MULTILINE)
+            if found:
+                break
+        assert found, f"{path} has no {key}"
+    path.write_text(text)
+
+
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_vae", raising=False)
+    space, said, ran = {"__name__": "page"}, "", []
+    with torch.random.fork_rng():  # the training script seeds as such scripts do
+        for language, more, text in fenced(ROOT / "docs/tutorial.md"):
+            if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
+                Path(name[1]).write_text(text)
+            elif language == "python":
+                exec(compile(text, "docs/tutorial.md", "exec"), space)
+            elif language == "sh":
+                said = "".join(shell(line, code=2 if more == "fails" else 0) for line in text.splitlines())
+                ran += text.splitlines()
+            elif language == "yaml":
+                edit(Path(more.removeprefix("edit=")), text)
+            else:
+                assert text in said, "the page shows what was not said"
+    assert [line.split()[1] for line in ran if line.startswith("latentopt")] == ["init", "run", "run", "run"]
+    assert {
+        "result.safetensors",
+        "result.json",
+        "config.json",
+        "history.jsonl",
+        "checkpoints",
+        "sheet.png",
+        "losses.png",
+    } <= {path.name for path in Path("found").iterdir()}
+    assert (space["found"].stopped, space["more"].stopped) == ("budget", "finished")
+    assert space["found"].config["decoder"]["data"].endswith("spots.npy")
 
 
 def test_the_page_on_plugins_shows_the_plugin_as_it_is():

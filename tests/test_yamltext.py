@@ -11,7 +11,9 @@ from hypothesis import given, settings, strategies as st
 
 from latentopt import yamltext
 from latentopt.errors import ConfigError
-from latentopt.yamltext import load_yaml, parse_value, parse_yaml, set_path, suggest
+from latentopt.settings import set_path
+from latentopt.wording import suggest
+from latentopt.yamltext import load_yaml, parse_value, parse_yaml
 
 LOADERS = [yaml.SafeLoader] + ([yaml.CSafeLoader] if yaml.__with_libyaml__ else [])
 

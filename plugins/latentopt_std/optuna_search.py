@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentopt import (
     AllTargets,
@@ -81,6 +81,14 @@ class OptunaSearch(RecordedSearch):
     coordinates: int = Field(default=32, ge=1)
     span: float = Field(default=3.0, gt=0)
 
+    @model_validator(mode="after")
+    def _options_of_one(self) -> OptunaSearch:
+        if self.sampler == "auto" and self.sampler_options:
+            raise ValueError(
+                f"sampler_options belong to one sampler: name it, one of {', '.join(_CLASSES)}, as in sampler: tpe"
+            )
+        return self
+
     def check(self, problem: Problem) -> None:
         if problem.pareto and self.sampler == "cmaes":
             raise ConfigError(
@@ -92,8 +100,6 @@ class OptunaSearch(RecordedSearch):
     def build(self, decoder: Decoder) -> Search:
         if self.sampler != "auto":
             check_sampler(self.sampler, self.sampler_options)
-        elif self.sampler_options:
-            raise ConfigError(f"sampler_options belong to one sampler: name it, one of {', '.join(_CLASSES)}")
         check_pruner(self.pruner, self.pruner_options)
         check_subspace(self.subspace, self.coordinates, decoder)
         span, chosen = self.span, resolve(self.subspace, self.coordinates, decoder)
