@@ -42,9 +42,17 @@ class Checkpoints:
         return time.perf_counter() - self._last >= max(self.seconds, self._cost / SHARE)
 
     def save(self, state: Any) -> None:
-        """Write one more, and drop all but the newest two. Raises `InputFileError` where there is no room for it."""
+        """Write one more, and drop all but the newest two; of a state that cannot be packed, none, which `notes` say.
+
+        Raises `InputFileError` where there is no room for it.
+        """
         began = time.perf_counter()
-        data = pack(state)
+        try:
+            data = pack(state)
+        except TypeError as error:
+            self.notes = [f"no checkpoints were written, so this run cannot be resumed: its search {error}"]
+            self._last = float("inf")
+            return
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:

@@ -51,7 +51,7 @@ def pack(value: Any) -> bytes:
     try:
         structure = _plain(value, tensors)
     except _UnknownKindError as error:
-        raise TypeError(f"cannot pack a {error}") from None
+        raise TypeError(f"keeps a value of type {error}, which no file can hold") from None
     return save(tensors, metadata={"structure": json.dumps(structure)})
 
 

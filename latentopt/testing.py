@@ -8,7 +8,6 @@ Override `decoder()` where the plugin needs another kind of design or latent.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -34,6 +33,7 @@ from latentopt.interfaces import (
     SearchConfig,
     SearchState,
 )
+from latentopt.packing import pack, unpack
 from latentopt.problem import Problem
 from latentopt.regions import Ball, Region
 from latentopt.rng import RowNoise
@@ -425,8 +425,10 @@ class SearchConformance(_Conformance):
         steps = min(6, search.n_steps)
         for _ in range(steps // 2):
             search.step(problem, state)
-        taken_up = copy.deepcopy(state)
+        kept = pack(state.saved())  # as a checkpoint does
         another, afresh = self.problem(), self.config.build(self.decoder())  # nothing may be kept outside of the state
+        taken_up = afresh.init(another, z, target, RowNoise(0, 0, len(z)))
+        taken_up.restore(unpack(kept))
         for _ in range(steps - steps // 2):
             search.step(problem, state)
             afresh.step(another, taken_up)

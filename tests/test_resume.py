@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +16,11 @@ from kept_runs import CASES, KilledError, callables, decoder, options, same
 import latentopt as lo
 from latentopt import api, checkpoints, runfolder, store
 from latentopt.errors import ConfigError, InputFileError
+
+
+@dataclass
+class OddState(lo.SearchState):
+    something: object
 
 
 def killed_after(count, folder, monkeypatch, **given):
@@ -339,3 +346,26 @@ def test_ctrl_c_twice_ends_a_run_now(tmp_path):
         signal.signal(signal.SIGINT, before)
     assert part.stopped == "interrupted"
     assert calls[-1] == 7
+
+
+def test_a_state_that_cannot_be_kept_is_told_of(tmp_path, every_step):
+    class Odd:
+        n_steps = 3
+
+        def init(self, problem, z_ND, target_N, rng):
+            flags = torch.zeros(len(z_ND), dtype=torch.bool)
+            value = problem.value(z_ND, target_N)
+            return OddState(z_ND, target_N, torch.arange(len(z_ND)), value, flags, 0, object())
+
+        def step(self, problem, state):
+            state.step += 1
+
+    class OddConfig(lo.SearchConfig):
+        kind: Literal["odd"] = "odd"
+
+        def build(self, decoder):
+            return Odd()
+
+    found = lo.optimize(decoder(), objectives=["prior"], search=OddConfig(), out=tmp_path / "run")
+    words = "its search keeps a value of type object, which no file can hold"
+    assert f"no checkpoints were written, so this run cannot be resumed: {words}" in found.notes
