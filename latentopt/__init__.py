@@ -61,6 +61,7 @@ _WHERE = {
     "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
+    "trust": ("Outside",),
     "weights": ("load_weights", "parse_weights", "read_weights"),
     "yamltext": ("suggest",),
 }
@@ -149,6 +150,7 @@ if TYPE_CHECKING:
     )
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
+    from latentopt.trust import Outside as Outside
     from latentopt.weights import (
         load_weights as load_weights,
         parse_weights as parse_weights,

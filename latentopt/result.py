@@ -18,6 +18,7 @@ from torch import Tensor
 from latentopt import store
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.realism import Realism
+from latentopt.trust import check_folder
 
 SCHEMA = 1
 _TENSORS, _SUMMARY, CONFIG, HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
@@ -275,6 +276,7 @@ class Result:
             "design_spread": self.design_spread,
             "realism": facts,
             "terms": list(self.terms),
+            **({"best": self.summary()["best"], "designs": len(self)} if len(self) else {}),  # for lists of runs
         }
         _save_tensors(path / _TENSORS, tensors)
         store.write_json(path / _SUMMARY, about)
@@ -363,6 +365,7 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
+    check_folder(path)
     store.check_manifest(path)
     try:
         about = json.loads((path / _SUMMARY).read_text())

@@ -17,6 +17,7 @@ FLOORS = {
     0: [
         "errors",
         "store",
+        "trust",
         "interrupts",
         "rng",
         "yamltext",
