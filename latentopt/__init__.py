@@ -59,6 +59,7 @@ _WHERE = {
     "problem": ("Problem",),
     "realism": ("Realism",),
     "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
+    "reproduction": ("Reproduction", "reproduce"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "trust": ("Outside",),
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
         Shell as Shell,
         Sphere as Sphere,
     )
+    from latentopt.reproduction import Reproduction as Reproduction, reproduce as reproduce
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
     from latentopt.trust import Outside as Outside

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from latentopt import api, contest, pictures, progress, terminal
+from latentopt import api, contest, origin, pictures, progress, terminal
 from latentopt.coderef import named_code
 from latentopt.config import RunConfig
 from latentopt.decoder import Decoder
@@ -38,7 +38,14 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
         decoder = api.load_decoder(config.decoder)
         with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
             found = api.run_with(config, decoder, out=out, on_report=on_report)
-        sheets = [] if out is None else _draw(found, decoder, out)
+        sheets = [] if out is None else draw(found, decoder, out)
+    show(found, decoder, screen, out, sheets)
+    stopped = isinstance(found, Result) and found.stopped == "interrupted"
+    return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def show(found: Result | Draws, decoder: Decoder, screen: Screen, out: Path | None, sheets: list[str]) -> None:
+    """What a run found, in words or as a JSON document, and where it is kept."""
     if isinstance(found, Result):
         terminal.show_result(screen, found)
     else:
@@ -48,8 +55,6 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     else:
         screen.say("kept     nothing: add --out DIR to keep the run")
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
-    stopped = isinstance(found, Result) and found.stopped == "interrupted"
-    return code.get("exit", INTERRUPTED) if stopped else 0
 
 
 def compare(
@@ -79,10 +84,12 @@ def compare(
     return code.get("exit", INTERRUPTED) if found.interrupted else 0
 
 
-def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:
+def draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:
+    """Draws sheets into a run's folder, each with the run's config inside: their names."""
     figures = pictures.of_result(found, decoder) if isinstance(found, Result) else pictures.of_draws(found, decoder)
+    text = origin.text_of(found, out.resolve().name)
     for name, figure in figures.items():
-        pictures.write(figure, out / name)
+        pictures.write(figure, out / name, text)
     return list(figures)
 
 
