@@ -262,6 +262,7 @@ def _optimize(
     notes = planned.notes
     if folder is not None and folder.begun:
         notes = folder.go_on(decoder, targets)
+        folder.keep_budget(config.budget.model_dump(mode="json", exclude_none=True))
     elif folder is not None:
         arrays: dict[str, Tensor] = {}
         plain = config.to_dict(arrays)

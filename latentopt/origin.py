@@ -28,7 +28,8 @@ COMPARED = ("latents", "designs", "losses")
 
 @dataclass(frozen=True)
 class Origin:
-    """What a picture says of its run: config, its folder's name, sums of what was found, versions; its arrays or their sum."""
+    """What a picture says of its run: config, its folder's name, sums of what was found, versions; its arrays or their
+    sum."""
 
     config: dict[str, Any]
     run: str

@@ -115,8 +115,8 @@ def _paths(value: Any, place: str) -> Iterator[tuple[str, Path]]:
 def check_folder(folder: Path) -> None:
     """Raise `InputFileError` for a link in a run's folder that leads out of it, and for pipes and devices.
 
-    What is read from a folder, and what a run that goes on writes into it, then stays in it. No trust lifts this, as runs write
-    no links. A folder that is not there passes: its readers say so.
+    What is read from a folder, and what a run that goes on writes into it, then stays in it. No trust lifts this, for runs
+    write no links. A folder that is not there passes: its readers say so.
     """
     count = 0
     for parent, folders, files in os.walk(folder):
