@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from latentopt.errors import ConfigError
+from latentopt.trust import NotTrustedError
 from latentopt.yamltext import suggest
 
 
@@ -74,10 +75,13 @@ def config_error(error: ValidationError, data: Any, where: str = "") -> ConfigEr
 
 
 def _telling(found: list[tuple[list[str], Any]]) -> list[tuple[list[str], Any]]:
-    """Without what other members of a union say of data that was not meant for them.
+    """Without what other members of a union say of data that was not meant for them. A lack of trust is told alone.
 
     Findings deeper inside a place know more than those at the place itself; a mapping was not meant as one of some names.
     """
+    refused = [one for one in found if isinstance((one[1].get("ctx") or {}).get("error"), NotTrustedError)]
+    if refused:
+        return refused
     kept = [one for one in found if not any(len(o) > len(one[0]) and o[: len(one[0])] == one[0] for o, _ in found)]
     meant = [one for one in kept if one[1]["type"] != "literal_error" or not isinstance(one[1].get("input"), dict)]
     return meant or kept

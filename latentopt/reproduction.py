@@ -185,9 +185,12 @@ def _of_folder(folder: Path) -> Kept:
 
 def _beside(path: Path, sums: dict[str, str]) -> dict[str, Tensor]:
     """The tensors of the run that a picture lies in the folder of, to say how much differs; nothing where it is another's."""
+    folder = path.parent
+    if not ((folder / SUMMARY).is_file() and (folder / TENSORS).is_file()):
+        return {}
     try:
-        trust.check_folder(path.parent)
-        tensors = load_file(path.parent / TENSORS)
+        trust.check_folder(folder)
+        tensors = load_file(folder / TENSORS)
     except (OSError, InputFileError, SafetensorError):
         return {}
     return {name: tensors[name] for name in sums if name in tensors and tensor_sha256(tensors[name]) == sums[name]}

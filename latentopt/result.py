@@ -377,7 +377,7 @@ def load(folder: str | Path) -> Result:
         raise InputFileError(
             f"{path} is not the folder of an optimize run: {Path(error.filename).name} is missing"
         ) from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise InputFileError(

@@ -146,8 +146,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _part(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object within an object, empty where it is left out. Raises `ValueError`."""
+    """An object within an object, empty where it is left out; a name stands for its kind. Raises `ValueError`."""
     part = found.get(name)
+    if isinstance(part, str):
+        return {"kind": part}
     if not isinstance(part, dict | None):
         raise ValueError(f"{name} is {type(part).__name__}, expected an object")
     return part or {}

@@ -21,6 +21,10 @@ MAX_DEPTH = 50  # levels of a received config, as of a run file
 _MOST_FILES = 10_000  # that a run's folder is searched for links; runs of ours hold about ten
 
 
+class NotTrustedError(ValueError):
+    """A field that names code or a place, in a config that may not."""
+
+
 def within(info: ValidationInfo) -> Path | None:
     """The folder that the config being read must keep to; None where it is trusted."""
     return (info.context or {}).get("within")
@@ -29,7 +33,7 @@ def within(info: ValidationInfo) -> Path | None:
 def path_of(path: str | Path, info: ValidationInfo) -> Path:
     """A path in a config: relative to the config's folder, and inside it where the config was received.
 
-    Raises `ValueError` where it is not, which pydantic turns into an error with its place.
+    Raises `NotTrustedError` where it is not, which pydantic turns into an error with its place.
     """
     folder, home = (info.context or {}).get("folder"), within(info)
     found = Path(path) if folder is None else Path(folder) / path
@@ -39,23 +43,34 @@ def path_of(path: str | Path, info: ValidationInfo) -> Path:
 def _inside(path: Path, home: Path, named: str) -> Path:
     """The path with its links followed, which is what is opened later."""
     try:
-        real = path.resolve()
-        if real.is_relative_to(home.resolve()):
+        real = _followed(path)
+        if real.is_relative_to(_followed(home)):
             return real
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a zero byte
-        raise ValueError(f"names the path {_short(named)}, which cannot be followed ({error})") from None
-    raise ValueError(f"names the path {_short(named)}, which leads out of what was received: {REMEDY}")
+        raise NotTrustedError(f"names the path {_short(named)}, which cannot be followed ({error})") from None
+    raise NotTrustedError(f"names the path {_short(named)}, which leads out of what was received: {REMEDY}")
+
+
+def _followed(path: Path) -> Path:
+    """The path without links. Raises `OSError`, `RuntimeError`, `ValueError` where they lead in a circle, or it is none.
+
+    Python gives up on a circle that the path leaves again (`circle/../link`) and then keeps the links that follow.
+    """
+    real = path.resolve()
+    if real.resolve() != real:
+        raise OSError("its links lead in a circle")
+    return real
 
 
 def check_code(name: str, info: ValidationInfo) -> None:
-    """Raises `ValueError` where a received config names code."""
+    """Raises `NotTrustedError` where a received config names code."""
     if within(info) is not None:
-        raise ValueError(f"names the code {_short(name)}, which would be imported: {REMEDY}")
+        raise NotTrustedError(f"names the code {_short(name)}, which would be imported: {REMEDY}")
 
 
 def _outside(text: str, info: ValidationInfo) -> str:
     if within(info) is not None:
-        raise ValueError(f"names {_short(text)}, which would be opened or written to: {REMEDY}")
+        raise NotTrustedError(f"names {_short(text)}, which would be opened or written to: {REMEDY}")
     return text
 
 
@@ -90,7 +105,7 @@ def check_paths(config: BaseModel, home: Path, where: str) -> None:
     for name, path in _paths(config, ""):
         try:
             _inside(path, home, str(path))
-        except ValueError as error:
+        except NotTrustedError as error:
             raise ConfigError(f"{where}: {name}: {error}") from None
 
 
@@ -127,7 +142,7 @@ def check_folder(folder: Path) -> None:
                 raise InputFileError(f"{folder} holds more than {_MOST_FILES} files: this is not the folder of a run")
             try:
                 mode = path.lstat().st_mode
-                leaves = stat.S_ISLNK(mode) and not path.resolve().is_relative_to(folder.resolve())
+                leaves = stat.S_ISLNK(mode) and not _followed(path).is_relative_to(_followed(folder))
             except (OSError, RuntimeError, ValueError) as error:
                 if isinstance(error, FileNotFoundError):  # a temporary file of a run at work
                     continue
