@@ -60,8 +60,10 @@ _WHERE = {
     "realism": ("Realism",),
     "regions": ("Ball", "Box", "Free", "Near", "Shell", "Sphere"),
     "reporting": ("report",),
+    "reproduction": ("Reproduction", "reproduce"),
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
+    "trust": ("Outside",),
     "weights": ("load_weights", "parse_weights", "read_weights"),
     "wording": ("suggest",),
 }
@@ -151,8 +153,10 @@ if TYPE_CHECKING:
         Sphere as Sphere,
     )
     from latentopt.reporting import report as report
+    from latentopt.reproduction import Reproduction as Reproduction, reproduce as reproduce
     from latentopt.result import Draws as Draws, Result as Result, load as load
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
+    from latentopt.trust import Outside as Outside
     from latentopt.weights import (
         load_weights as load_weights,
         parse_weights as parse_weights,

@@ -24,6 +24,7 @@ from latentopt.config import (
     make_config,
     make_plugin_config,
     read_config,
+    received_config,
 )
 from latentopt.decoder import Decoder, LatentoptWarning
 from latentopt.driver import Outcome, drive
@@ -36,6 +37,7 @@ from latentopt.problem import Problem
 from latentopt.result import Cost, Draws, Result, load, new_folder
 from latentopt.runfolder import RunFolder, differences, new_run, old_run, read_config_json
 from latentopt.starts import build_starts
+from latentopt.trust import check_folder
 
 OnReport = Callable[[Report], object]
 
@@ -194,6 +196,7 @@ def resume(
     objectives: Any = None,
     constraints: Any = None,
     budget: Any = None,
+    trust_code: bool = False,
     on_report: OnReport | None = None,
 ) -> Result:
     """Go on with a run that was kept in a folder and then killed, interrupted, or ended by its budget.
@@ -205,20 +208,25 @@ def resume(
         folder: what `out` was.
         decoder, objectives, constraints: those that were given in Python, which no file can hold.
         budget: a larger budget in place of the run's own.
+        trust_code: whether the folder may name code, and files outside of it: give it to folders of your own.
         on_report: called with a `Report` as the run goes on.
 
     Raises `ConfigError` where the decoder, the targets or the rest of the config are not those of the run, or another process
     is at work on it; `InputFileError` where its files are damaged.
     """
+    check_folder(Path(folder))
     with old_run(folder) as kept:
         plain = read_config_json(kept.path)
-        data = {**plain, "task": dict(plain.get("task") or {})}
         if decoder is not None:
             decoder = load_decoder(decoder)
-            data["decoder"] = decoder
-        data["task"] |= _given(objectives=objectives, constraints=constraints)
-        data |= _given(budget=budget)
-        config = make_config(data, folder=kept.path, where=str(kept.path))
+        config = received_config(
+            plain | _given(budget=budget),
+            kept.path,
+            trust_code=trust_code,
+            decoder=decoder,
+            objectives=objectives,
+            constraints=constraints,
+        )
         task = config.task
         if not isinstance(task, OptimizeTask):
             raise ConfigError(f"{folder} holds no optimize run: only those are resumed")
@@ -256,6 +264,7 @@ def _optimize(
     notes = planned.notes
     if folder is not None and folder.begun:
         notes = folder.go_on(decoder, targets)
+        folder.keep_budget(config.budget.model_dump(mode="json", exclude_none=True))
     elif folder is not None:
         arrays: dict[str, Tensor] = {}
         plain = config.to_dict(arrays)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
@@ -71,6 +71,20 @@ def read_array(path: str | Path, key: str | None = None) -> Loaded:
     if raw.startswith(b"\x93NUMPY"):
         return _npy(raw, str(path))
     raise InputFileError(_unknown(raw, path))
+
+
+def read_stored(path: Path, key: str) -> Tensor:
+    """A tensor of a run's own safetensors file, of whatever type and size. Raises `InputFileError`."""
+    try:
+        if not path.is_file():
+            raise InputFileError(f"file not found: {path}: it belongs to the run, copy the whole folder")
+        with safe_open(path, "pt") as file:
+            if key not in file.keys():  # noqa: SIM118  # the file is no mapping
+                raise InputFileError(f"{path} has no tensor {key!r}: it is damaged or of another run")
+            found: Tensor = file.get_tensor(key)
+            return found
+    except _BROKEN as error:
+        raise InputFileError(f"{path} is a damaged .safetensors file ({_said(error)})") from None
 
 
 def _bytes_of(path: Path) -> bytes:

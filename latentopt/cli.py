@@ -113,6 +113,10 @@ DecoderName = Annotated[str, typer.Option("--decoder", "-d", help="A decoder by 
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Seconds = Annotated[float | None, typer.Option(help="Stop after this long, with the best so far.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Fit pictures of another size to the decoder's.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-code", help="It may import code that it names, and read and write outside of its folder."),
+]
 Gray = Annotated[bool, typer.Option("--gray", help="Turn colour pictures grey for a decoder of one channel.")]
 
 
@@ -363,6 +367,76 @@ def demo(
     with stoppable():
         document = show(out, seed, _screen(as_json, quiet))
     _screen(as_json, quiet).document(document)
+
+
+# ---------------------------------------------------------------------- runs that were kept
+
+_runs = typer.Typer(name="runs", help="List and show runs that were kept in folders.", no_args_is_help=True)
+app.add_typer(_runs)
+
+
+@_runs.command("ls")
+def runs_ls(
+    folder: Annotated[Path, typer.Argument(help="The folder that your runs are in.")] = Path("runs"),
+    sort: Annotated[str, typer.Option(help="By began, loss, rows, seconds or name.")] = "began",
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="Only finished, budget, interrupted, failed, running, killed, damaged or newer. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the runs in a folder and those below it."""
+    from latentopt.runcommands import list_runs
+
+    list_runs(folder, _screen(as_json), sort=sort, statuses=status or ())
+
+
+@_runs.command("show")
+def runs_show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a run is and what came of it. Nothing that it names is imported."""
+    from latentopt.runcommands import show_run
+
+    show_run(folder, _screen(as_json))
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    rows: Annotated[int | None, typer.Option(help="A larger budget of rows, of the whole run.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="A larger budget of seconds, of the whole run.")] = None,
+    trust_code: Trust = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was killed, interrupted, or ended by its budget."""
+    from latentopt import runcommands
+
+    code = runcommands.resume(folder, _screen(as_json, quiet), rows=rows, seconds=seconds, trust_code=trust_code)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def reproduce(
+    source: Annotated[Path, typer.Argument(metavar="DIR|PNG", help="The folder of a run, or a picture drawn into it.")],
+    out: Out = None,
+    trust_code: Trust = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a kept run again and compare by bits. Exit code 1 where it comes out otherwise."""
+    from latentopt import runcommands
+
+    code = runcommands.reproduce(source, _screen(as_json, quiet), out=out, trust_code=trust_code)
+    if code:
+        raise typer.Exit(code)
 
 
 # ---------------------------------------------------------------------- commands that look

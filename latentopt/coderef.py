@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from latentopt.errors import ConfigError
+from latentopt.trust import check_code
 from latentopt.wording import suggest
 
 
@@ -77,6 +78,7 @@ class CodeRef:
             module, colon, attribute = value.partition(":")
             if not (colon and all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))):
                 raise ValueError(f"code is named as 'package.module:function', got {value!r}")
+            check_code(value, info)
             return cls(value)
         if callable(value):
             return cls(value)

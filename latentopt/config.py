@@ -16,11 +16,13 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     create_model,
 )
 from torch import Tensor
 
+from latentopt import trust
 from latentopt.arrayfield import Array
 from latentopt.budget import Budget
 from latentopt.called import CALLED, GivenDecoder
@@ -92,9 +94,17 @@ class RunConfig(StrictModel):
     def to_dict(self, arrays: dict[str, Tensor] | None = None) -> dict[str, Any]:
         """The config as plain data, as a file would hold it; unset fields are left out.
 
-        Numbers given by value go into `arrays` by name where one is passed, else they become nested lists.
+        Where `arrays` is passed, the numbers of the task go there by name, those read from files too, so that a folder which
+        keeps both is complete. Else numbers given by value become nested lists, and paths stay paths.
         """
-        return self.model_dump(mode="json", exclude_none=True, context={"arrays": arrays})
+
+        def dump(**choice: Any) -> dict[str, Any]:
+            return self.model_dump(
+                mode="json", exclude_none=True, context={"arrays": arrays, "paths": "include" in choice}, **choice
+            )
+
+        # files that a decoder names, its weights and known designs, stay where they are: they are the same for many runs
+        return {**dump(include={"decoder"}), **dump(exclude={"decoder"})}
 
 
 def _singular(slot: str) -> str:
@@ -188,20 +198,20 @@ def _kind_of_start(value: Any) -> str:
     return "(sampler)"
 
 
-def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any]) -> Any:
+def _choose_start(registry: Registry, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
     """'mean', 'encoder', latents (a tensor, or {path: ...}), or a sampler."""
     if value in ("mean", "encoder") if isinstance(value, str) else isinstance(value, Array):
         return value
     if isinstance(value, Tensor | np.ndarray | list):
-        return Array(value)
+        return Array.validated(value, info)
     if isinstance(value, dict) and "kind" not in value:
         if "path" not in value:
             kinds = ", ".join(registry.kinds("samplers"))
             raise ValueError(f"this start needs a kind, one of {kinds}, or the path of latents; got {_keys(value)}")
-        return handler(value)
+        return Array.validated(value, info)
     if isinstance(value, str):
         if value.endswith((".npy", ".npz", ".safetensors")):
-            return handler({"path": value})
+            return Array.validated(value, info)
         known = {**registry.kinds("samplers"), "mean": None, "encoder": None}
         if value not in known:
             raise ValueError(f"unknown start {value!r}{suggest(value, known)}; known: {', '.join(sorted(known))}")
@@ -261,15 +271,43 @@ def run_config_type(registry: Registry | None = None) -> type[RunConfig]:
     return _run_config_type(registry or installed())
 
 
-def make_config(data: dict[str, Any], *, folder: Path | None = None, where: str | Origins = "") -> RunConfig:
+def make_config(
+    data: dict[str, Any], *, folder: Path | None = None, where: str | Origins = "", trusted: bool = True
+) -> RunConfig:
     """A RunConfig from plain data (or from Python objects in it). Raises `ConfigError`, one line, and the excerpt of a file.
 
-    Relative paths in it are relative to `folder` where one is given; `where` says who said what.
+    Relative paths in it are relative to `folder` where one is given; `where` says who said what. One that is not `trusted`
+    may name no code, and no path outside of that folder; Python objects in it are the caller's own.
     """
+    home = None
+    if not trusted:
+        if folder is None:
+            raise ConfigError(f"{where}: a config that is not trusted needs the folder that it must keep to")
+        home = folder
+        trust.check_depth(data, str(where))
     try:
-        return run_config_type().model_validate(data, context={"folder": folder})
+        found = run_config_type().model_validate(data, context={"folder": folder, "within": home})
     except ValidationError as error:
         raise config_error(error, data, where) from None
+    if home is not None:
+        trust.check_paths(found, home, str(where))
+    return found
+
+
+def received_config(
+    plain: dict[str, Any], folder: Path, *, trust_code: bool, where: str = "", decoder: Any = None, **task: Any
+) -> RunConfig:
+    """The RunConfig of a run that was kept: `plain` as its folder or picture holds it, trusted only on request.
+
+    `decoder` and `task` (objectives, constraints) are what Python gives in the place of what no file can hold.
+    """
+    data = {**plain, "task": dict(plain.get("task") or {})}
+    if decoder is not None:
+        data["decoder"] = decoder
+    for name, value in task.items():
+        if value is not None:
+            data["task"][name] = [make_plugin_config("objectives", one) for one in _listed(value)]
+    return make_config(data, folder=folder, where=where or str(folder), trusted=trust_code)
 
 
 def make_plugin_config(slot: str, value: Any) -> PluginConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from latentopt import api, contest, pictures, progress, starter, terminal
+from latentopt import api, contest, origin, pictures, progress, starter, terminal
 from latentopt.coderef import named_code
 from latentopt.config import RunConfig, make_config
 from latentopt.decoder import Decoder
@@ -42,7 +42,14 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
             return 0
         with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
             found = api.run_with(config, decoder, out=out, on_report=on_report)
-        sheets = [] if out is None else _draw(found, decoder, out)
+        sheets = [] if out is None else draw(found, decoder, out)
+    show(found, decoder, screen, out, sheets)
+    stopped = isinstance(found, Result) and found.stopped == "interrupted"
+    return code.get("exit", INTERRUPTED) if stopped else 0
+
+
+def show(found: Result | Draws, decoder: Decoder, screen: Screen, out: Path | None, sheets: list[str]) -> None:
+    """What a run found, in words or as a JSON document, and where it is kept."""
     if isinstance(found, Result):
         terminal.show_result(screen, found)
     else:
@@ -52,8 +59,6 @@ def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config
     else:
         screen.say("kept     nothing: add --out DIR to keep the run")
     screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
-    stopped = isinstance(found, Result) and found.stopped == "interrupted"
-    return code.get("exit", INTERRUPTED) if stopped else 0
 
 
 def init(described: dict[str, Any], screen: Screen, *, out: Path, target: Path | None) -> None:
@@ -118,10 +123,12 @@ def _show_rehearsal(found: Rehearsal, screen: Screen) -> None:
     screen.document(found.summary())
 
 
-def _draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:
+def draw(found: Result | Draws, decoder: Decoder, out: Path) -> list[str]:
+    """Draws sheets into a run's folder, each with the run's config inside: their names."""
     figures = pictures.of_result(found, decoder) if isinstance(found, Result) else pictures.of_draws(found, decoder)
+    text = origin.text_of(found, out.resolve().name)
     for name, figure in figures.items():
-        pictures.write(figure, out / name)
+        pictures.write(figure, out / name, text)
     return list(figures)
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo
 
-
-def _under_folder(path: Path, info: ValidationInfo) -> Path:
-    folder = (info.context or {}).get("folder")
-    return path if folder is None else Path(folder) / path
+from latentopt.trust import path_of
 
 
 def saved_path(path: Path, info: SerializationInfo) -> str:
@@ -19,4 +16,4 @@ def saved_path(path: Path, info: SerializationInfo) -> str:
     return str(path.resolve() if saving else path)
 
 
-FilePath = Annotated[Path, AfterValidator(_under_folder), PlainSerializer(saved_path, when_used="json")]
+FilePath = Annotated[Path, AfterValidator(path_of), PlainSerializer(saved_path, when_used="json")]

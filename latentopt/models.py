@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from latentopt.errors import ConfigError
 from latentopt.settings import Origins
+from latentopt.trust import NotTrustedError
 from latentopt.wording import plain, suggest
 
 _AT_KEY = "at_key"  # an error that is about a key of a mapping, rather than about all of it
@@ -113,10 +114,13 @@ def _line(one: _Finding, origins: Origins | None) -> tuple[str, str]:
 
 
 def _telling(found: list[_Finding]) -> list[_Finding]:
-    """Without what other members of a union say of data that was not meant for them.
+    """Without what other members of a union say of data that was not meant for them. A lack of trust is told alone.
 
     Findings deeper inside a place know more than those at the place itself; a mapping was not meant as one of some names.
     """
+    refused = [one for one in found if isinstance((one.told.get("ctx") or {}).get("error"), NotTrustedError)]
+    if refused:
+        return refused
     kept = [
         one
         for one in found

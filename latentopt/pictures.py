@@ -192,9 +192,9 @@ def comparison(
 # ---------------------------------------------------------------------- what a run's folder gets
 
 
-def write(figure: Figure, path: Path) -> Path:
-    """Save a figure as PNG."""
-    figure.savefig(path, dpi=DPI)
+def write(figure: Figure, path: Path, origin: str = "") -> Path:
+    """Save a figure as PNG, with what it was drawn from as a text inside (latentopt/origin.py) where that is given."""
+    figure.savefig(path, dpi=DPI, metadata={"latentopt": origin} if origin else None)
     return path
 
 

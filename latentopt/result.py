@@ -18,10 +18,11 @@ from torch import Tensor
 from latentopt import cards, store
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.realism import Realism
+from latentopt.trust import check_folder
 
 SCHEMA = 1
-_TENSORS, _SUMMARY, CONFIG, HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
-_ARRAYS = "arrays.safetensors"  # the name that the Array field writes into a saved config
+TENSORS, SUMMARY, CONFIG, HISTORY = "result.safetensors", "result.json", "config.json", "history.jsonl"
+ARRAYS = "arrays.safetensors"  # the name that the Array field writes into a saved config
 
 # Answers that count as different, as shares of how far apart two draws of the prior lie in latents and in designs. On the
 # digits decoder 64 rows that reached one optimum ended within 0.03 in designs (and up to 0.2 in latents, along directions
@@ -281,9 +282,10 @@ class Result:
             "design_spread": self.design_spread,
             "realism": facts,
             "terms": list(self.terms),
+            **({"best": self.summary()["best"], "designs": len(self)} if len(self) else {}),  # for lists of runs
         }
-        _save_tensors(path / _TENSORS, tensors)
-        store.write_json(path / _SUMMARY, about)
+        _save_tensors(path / TENSORS, tensors)
+        store.write_json(path / SUMMARY, about)
 
 
 _OPTIONAL = ("cycle_error", "nearest_known")
@@ -333,9 +335,9 @@ class Draws:
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         if self.times is not None:
             tensors["times"] = self.times
-        _save_tensors(path / _TENSORS, tensors)
+        _save_tensors(path / TENSORS, tensors)
         save_config(path, self.config, self.arrays)
-        store.write_json(path / _SUMMARY, {"schema": SCHEMA, **self.summary()})
+        store.write_json(path / SUMMARY, {"schema": SCHEMA, **self.summary()})
         store.write_manifest(path)
         return path
 
@@ -361,7 +363,7 @@ def new_folder(folder: str | Path) -> Path:
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     """Write a run's config, and the numbers that it holds by value."""
     if arrays:
-        _save_tensors(path / _ARRAYS, arrays)
+        _save_tensors(path / ARRAYS, arrays)
     store.write_json(path / CONFIG, config)
 
 
@@ -372,18 +374,19 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
+    check_folder(path)
     store.check_manifest(path)
     try:
-        about = json.loads((path / _SUMMARY).read_text())
+        about = json.loads((path / SUMMARY).read_text())
         config = json.loads((path / CONFIG).read_text())
         history = [json.loads(line) for line in (path / HISTORY).read_text().splitlines()]
-        tensors = load_file(path / _TENSORS)
-        arrays = load_file(path / _ARRAYS) if (path / _ARRAYS).exists() else {}
+        tensors = load_file(path / TENSORS)
+        arrays = load_file(path / ARRAYS) if (path / ARRAYS).exists() else {}
     except FileNotFoundError as error:
         raise InputFileError(
             f"{path} is not the folder of an optimize run: {Path(error.filename).name} is missing"
         ) from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise InputFileError(

@@ -111,6 +111,12 @@ class RunFolder:
             )
         return notes
 
+    def keep_budget(self, budget: dict[str, Any]) -> None:
+        """Write down the larger budget that a run goes on with, which is part of what it is from now on."""
+        config = read_config_json(self.path)
+        if config.get("budget") != budget:
+            store.write_json(self.path / CONFIG, {**config, "budget": budget})
+
     def watching(self, on_report: Callable[[Report], object] | None) -> Callable[[Report], object]:
         """Appends each report to the history, and passes it on."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from latentopt.comparison import Comparison
@@ -30,11 +31,11 @@ class Screen:
 
     def say(self, text: str = "") -> None:
         """A line of the result, in one piece and as it is."""
-        self.main.print(text, markup=False, soft_wrap=True)
+        self.main.print(inert(text), markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line beside the result, to stderr."""
-        self.aside.print(text, markup=False, soft_wrap=True)
+        self.aside.print(inert(text), markup=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """A table of the result."""
@@ -44,6 +45,13 @@ class Screen:
         """The JSON document, where one was asked for."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def inert(text: str) -> str:
+    """A text without what moves a terminal's cursor or colours it: received runs have words in them too."""
+    return "".join(
+        letter if (letter >= " " and not "\x7f" <= letter <= "\x9f") or letter in "\n\t" else "?" for letter in text
+    )
 
 
 def plain(value: Any) -> Any:
@@ -57,10 +65,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table with these columns, some of them flush right."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(inert(name)), justify="right" if name in right else "left", overflow="fold")
     return table
 
 
@@ -75,7 +84,7 @@ def show_result(screen: Screen, result: Result) -> None:
     terms = list(result.terms)
     held = [] if not result.constrained else ["feasible"]
     figures = ["target", "loss", *(name for name in terms if name != "loss")]
-    table = _table(*figures, *held, "realism", right=figures)
+    table = new_table(*figures, *held, "realism", right=figures)
     for row in firsts[:_MOST_TARGETS]:
         values = [f"{float(result.terms[name][row]):.4g}" for name in figures[2:]]
         inside = "inside" if bool(result.realism.inside[row]) else "outside"
@@ -114,7 +123,7 @@ def show_draws(screen: Screen, draws: Draws, notes: Sequence[str] = ()) -> None:
 def show_comparison(screen: Screen, comparison: Comparison) -> None:
     """The standings in a table, best first, then what they stand on and who was left out."""
     heads, rows = comparison.table()
-    table = _table(*heads, right=[*heads[1:6], *heads[7:]])
+    table = new_table(*heads, right=[*heads[1:6], *heads[7:]])
     for column in table.columns[1:]:
         column.no_wrap = True
     for row in rows:
@@ -137,7 +146,7 @@ def show_notes(screen: Screen, notes: Sequence[str]) -> None:
 
 def show_plugins(screen: Screen, plugins: Sequence[PluginInfo]) -> None:
     """Installed plugins, and the kinds that each adds to each slot."""
-    table = _table("plugin", "distribution", "version", "module", "slot", "kinds")
+    table = new_table("plugin", "distribution", "version", "module", "slot", "kinds")
     for plugin in plugins:
         about = [plugin.name, plugin.distribution, plugin.version, plugin.module]
         slots = [(slot, ", ".join(kinds)) for slot, kinds in plugin.kinds.items() if kinds]

@@ -17,6 +17,9 @@ FLOORS = {
     0: [
         "errors",
         "store",
+        "trust",
+        "pngtext",
+        "runlist",
         "interrupts",
         "rng",
         "wording",
@@ -54,7 +57,7 @@ FLOORS = {
         "optimizers",
         "auto",
     ],
-    5: ["config", "result", "runfolder", "thumbnails", "cards", "maps"],
+    5: ["config", "result", "runfolder", "thumbnails", "cards", "maps", "origin"],
     6: [
         "planning",
         "rehearsal",
@@ -76,6 +79,8 @@ FLOORS = {
         "terminal",
         "options",
         "execute",
+        "reproduction",
+        "runcommands",
         "doctor",
         "demo",
     ],

@@ -193,7 +193,7 @@ def test_values_leave_the_config_as_tensors_when_asked():
     target = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = config(target=target).to_dict(arrays)
     (name,) = arrays
-    assert plain["task"]["target"] == {"path": "arrays.safetensors", "key": name}
+    assert plain["task"]["target"] == {"path": "arrays.safetensors", "key": name, "stored": "values"}
     assert torch.equal(arrays[name], target)
     assert config(target=target).to_dict()["task"]["target"] == target.tolist()
 

@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentopt import AskTellOptimizers, ConfigError, LatentoptWarning, Problem, PruneAll, RowNoise, SearchConfig, Told
+from latentopt import (
+    AskTellOptimizers,
+    ConfigError,
+    LatentoptWarning,
+    Outside,
+    Problem,
+    PruneAll,
+    RowNoise,
+    SearchConfig,
+    Told,
+)
 
 if TYPE_CHECKING:  # importing Optuna and SQLAlchemy takes a while: only runs that record pay
     import optuna
@@ -40,10 +50,10 @@ class RecordedSearch(SearchConfig):
 
     `record` is a file (`runs.db`: SQLite) or a database's URL (`postgresql://...`); points are written as finished trials,
     200 at a time, so that a killed run leaves none half written. `study` names the study, to which more runs may add; by
-    default each search makes a new one.
+    default each search makes a new one. A run that was received records only where it is trusted.
     """
 
-    record: str | None = Field(default=None, min_length=1)
+    record: Outside | None = Field(default=None, min_length=1)
     study: str | None = Field(default=None, min_length=1)
 
     def recording(self, name: str) -> Recording | None:
