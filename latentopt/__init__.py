@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "animation": ("Film", "animate"),
     "api": ("examples", "interpolate", "load_decoder", "optimize", "run", "sample"),
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "Coordinates"),
@@ -67,6 +68,7 @@ _HOME = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [*sorted(_HOME), "__version__"]
 
 if TYPE_CHECKING:
+    from latentopt.animation import Film as Film, animate as animate
     from latentopt.api import (
         examples as examples,
         interpolate as interpolate,

@@ -302,9 +302,9 @@ class StageRun:
         lost_N, reached_N = ~self.ok_N[state.row_id_N], self._reached_N[state.row_id_N]
         best_z_TD, radius_T = self._best_of_targets_now()
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
-        flat = torch.cat([*(part.double() for part in parts), radius_T.double()]).cpu()
-        radius_T, rows = flat[-self.problem.targets :], len(best.loss_N)
-        flat = flat[: -self.problem.targets].numpy()
+        one_copy = torch.cat([*(part.double() for part in parts), radius_T.double()]).cpu()
+        flat, radius_T = one_copy[: -len(radius_T)].numpy(), one_copy[-len(radius_T) :]
+        rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
         self._alive = int(ok.sum())
         self._active, self._short = (int((1 - part).sum()) for part in flat[4 * rows :].reshape(2, -1))

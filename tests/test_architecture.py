@@ -64,6 +64,8 @@ FLOORS = {
         "curves",
         "pictures",
         "progress",
+        "tracking",
+        "animation",
         "terminal",
         "options",
         "execute",
