@@ -18,6 +18,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -83,7 +84,8 @@ class Tracker:
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            with _calm():
+                work()
         except Exception as error:  # a full disk, a server that is gone: the run is worth more than its curves
             self._open = False
             text = f"tracking by {self.name} stopped, the run goes on: {type(error).__name__}: {error}"
@@ -136,18 +138,14 @@ class _MLflow(Tracker):
             text, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
         super().__init__()
         self.uri = text
-        log = logging.getLogger("mlflow")
-        level = log.level
-        log.setLevel(logging.WARNING)  # it tells of every table of a new store
         try:
-            self.client = module.MlflowClient(tracking_uri=text)
-            known = self.client.get_experiment_by_name(experiment)
-            number = self.client.create_experiment(experiment, artifacts) if known is None else known.experiment_id
-            self.run_id: str = self.client.create_run(number, run_name=name).info.run_id
+            with _calm("mlflow"):
+                self.client = module.MlflowClient(tracking_uri=text)
+                known = self.client.get_experiment_by_name(experiment)
+                number = self.client.create_experiment(experiment, artifacts) if known is None else known.experiment_id
+                self.run_id: str = self.client.create_run(number, run_name=name).info.run_id
         except Exception as error:  # each kind of store has errors of its own
             raise ConfigError(f"MLflow cannot be used at {text}: {str(error).strip().splitlines()[0]}") from error
-        finally:
-            log.setLevel(level)
 
     def _log(self, values: dict[str, float], rows: int) -> None:
         entities, now = importlib.import_module("mlflow.entities"), round(time.time() * 1000)
@@ -268,9 +266,24 @@ def all_of(*watchers: Callable[[Report], object] | None) -> AllOf:
 # ---------------------------------------------------------------------- shared
 
 
+@contextmanager
+def _calm(logger: str = "") -> Iterator[None]:
+    """Inside, no deprecations of one library by another, and no log of every table of a new store."""
+    log = logging.getLogger(logger or __name__)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def _module(name: str, who: str, extra: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with _calm():
+            return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"tracking by {who} needs extra: pip install 'latentopt[{extra}]' ({error})") from error
 
