@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "animation": ("Film", "animate"),
     "api": ("examples", "interpolate", "load_decoder", "optimize", "resume", "run", "sample"),
     "arrayfield": ("Array",),
     "asktell": ("AskTell", "Coordinates"),
@@ -74,6 +75,7 @@ __all__ = [*sorted(_HOME), *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from latentopt import plots as plots
+    from latentopt.animation import Film as Film, animate as animate
     from latentopt.api import (
         examples as examples,
         interpolate as interpolate,

@@ -173,7 +173,7 @@ class Array:
                 raise ValueError(f"an array by file takes path, key, resize and gray, got {sorted(map(str, value))}")
             kinds = {"path": str | Path, "key": str | None, "resize": bool, "gray": bool}
             for name, one in value.items():
-                if not isinstance(one, kinds[name]):
+                if name in kinds and not isinstance(one, kinds[name]):
                     words = {"path": "a path", "key": "the name of an array"}.get(name, "true or false")
                     raise ValueError(f"{name} of an array by file is {words}, got {type(one).__name__}")
             options = {k: v for k, v in value.items() if k != "path"}

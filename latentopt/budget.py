@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
+from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
 from latentopt.models import StrictModel
 from latentopt.problem import Problem
@@ -83,8 +85,11 @@ class Clock:
 class Report:
     """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage.
 
-    `entrant` numbers the searches that race in one stage.
+    `entrant` numbers the searches that race in one stage. `percentile_T` says how far out each target's best row lies: the
+    share of the prior's draws with a smaller radius, in per cent; NaN where no row has a finite loss.
     """
+
+    __slots__ = ("__dict__", "_best_z_TD")  # beside the fields: records of a run (`vars`) hold plain numbers only
 
     stage: int
     name: str
@@ -98,3 +103,21 @@ class Report:
     alive: int
     rows_N: tuple[float, ...]
     entrant: int = 0
+    percentile_T: tuple[float, ...] = ()
+    best_z_TD: InitVar[Tensor | None] = None
+
+    def __post_init__(self, best_z_TD: Tensor | None) -> None:
+        object.__setattr__(self, "_best_z_TD", best_z_TD)
+
+    @property
+    def rows(self) -> int:
+        """Forward plus backward rows used: what a budget counts."""
+        return self.forward_rows + self.backward_rows
+
+    @property
+    def best_latents(self) -> Tensor | None:
+        """The latent of each target's best row `(T, D)`, on the run's device; None in a report that was read from a file."""
+        return getattr(self, "_best_z_TD", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__  # copies are records too

@@ -100,6 +100,20 @@ def _version(value: bool) -> None:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; text for people goes to stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_debugging, help="Show the trace of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Progress = Annotated[
+    options.Progress,
+    typer.Option(help="Bars on a terminal and else lines; lines; JSON lines, one a report, on stderr; or none."),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND=FOLDER", help="Send reports to tensorboard, mlflow or wandb (offline). Repeatable."),
+]
+Animate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Show it as a moving picture: .gif, .webp, or .mp4 (extra: video).")
+]
+Fps = Annotated[float, typer.Option(help="Of --animate: frames a second.")]
+Back = Annotated[bool, typer.Option("--back", help="Of --animate: run back again to the first frame.")]
+Size = Annotated[int, typer.Option(help="Of --animate: about how many pixels its longer side has.")]
 Out = Annotated[Path | None, typer.Option(help="A new folder for tensors, config and sheets of pictures.")]
 Set = Annotated[
     list[str] | None,
@@ -140,6 +154,12 @@ def run(
     out: Out = None,
     print_config: Print = False,
     dry_run: DryRun = False,
+    track: Track = None,
+    animate: Animate = None,
+    fps: Fps = 10.0,
+    back: Back = False,
+    size: Size = 256,
+    progress: Progress = options.Progress.AUTO,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -148,7 +168,15 @@ def run(
     from latentopt.config import read_config
 
     found = read_config(config, changes or ())
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
+    _execute(
+        found,
+        _screen(as_json, quiet, progress),
+        out=out,
+        print_config=print_config,
+        dry_run=dry_run,
+        track=track,
+        show=(animate, fps, back, size),
+    )
 
 
 @app.command()
@@ -219,6 +247,12 @@ def optimize(
     out: Out = None,
     print_config: Print = False,
     dry_run: DryRun = False,
+    track: Track = None,
+    animate: Animate = None,
+    fps: Fps = 10.0,
+    back: Back = False,
+    size: Size = 256,
+    progress: Progress = options.Progress.AUTO,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -240,7 +274,15 @@ def optimize(
         ),
     }
     found = options.config_of(decoder, data, changes)
-    _execute(found, _screen(as_json, quiet), out=out, print_config=print_config, dry_run=dry_run)
+    _execute(
+        found,
+        _screen(as_json, quiet, progress),
+        out=out,
+        print_config=print_config,
+        dry_run=dry_run,
+        track=track,
+        show=(animate, fps, back, size),
+    )
 
 
 @app.command()
@@ -270,6 +312,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="A new folder for compare.png, compare.json and compare.csv.")
     ] = None,
+    progress: Progress = options.Progress.AUTO,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -281,7 +324,9 @@ def compare(
     file, more = options.run_file(words)
     found = read_config(file, changes or ())
     searches = options.values([*(search or ()), *more], "--search")
-    code = execute.compare(found, searches, _screen(as_json, quiet), seeds=seeds, rows=rows, seconds=seconds, out=out)
+    code = execute.compare(
+        found, searches, _screen(as_json, quiet, progress), seeds=seeds, rows=rows, seconds=seconds, out=out
+    )
     if code:
         raise typer.Exit(code)
 
@@ -319,7 +364,7 @@ def sample(
     """Draw latents and decode them."""
     chosen = None if sampler is None else options.value(sampler, "--sampler")
     data = {"seed": seed, "task": options.given(kind="sample", n=n, sampler=chosen)}
-    _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
+    _execute(options.config_of(decoder, data, changes), _screen(as_json), out=out, print_config=print_config)
 
 
 @app.command()
@@ -333,6 +378,10 @@ def interpolate(
     gray: Gray = False,
     changes: Set = None,
     out: Out = None,
+    animate: Animate = None,
+    fps: Fps = 10.0,
+    back: Back = False,
+    size: Size = 256,
     print_config: Print = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -349,13 +398,20 @@ def interpolate(
             interpolator=None if interpolator is None else options.value(interpolator, "--interpolator"),
         ),
     }
-    _execute(options.config_of(decoder, data, changes), _screen(as_json, False), out=out, print_config=print_config)
+    _execute(
+        options.config_of(decoder, data, changes),
+        _screen(as_json),
+        out=out,
+        print_config=print_config,
+        show=(animate, fps, back, size),
+    )
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the pictures and the data.")] = Path("latentopt-demo"),
     seed: Seed = 0,
+    progress: Progress = options.Progress.AUTO,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -365,8 +421,8 @@ def demo(
     from latentopt.execute import stoppable
 
     with stoppable():
-        document = show(out, seed, _screen(as_json, quiet))
-    _screen(as_json, quiet).document(document)
+        document = show(out, seed, _screen(as_json, quiet, progress))
+    _screen(as_json, quiet, progress).document(document)
 
 
 # ---------------------------------------------------------------------- runs that were kept
@@ -519,16 +575,37 @@ def diagnose(decoder: DecoderName, as_json: Json = False, debug: Debug = False) 
 # ---------------------------------------------------------------------- shared
 
 
-def _screen(as_json: bool, quiet: bool = False) -> Screen:
+def _screen(as_json: bool, quiet: bool = False, progress: options.Progress = options.Progress.AUTO) -> Screen:
     from latentopt.terminal import Screen
 
-    return Screen(as_json=as_json, quiet=quiet)
+    return Screen(as_json=as_json, progress="none" if quiet else progress.value)
 
 
-def _execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> None:
+def _execute(
+    config: RunConfig,
+    screen: Screen,
+    *,
+    out: Path | None,
+    print_config: bool,
+    dry_run: bool = False,
+    track: list[str] | None = None,
+    show: tuple[Path | None, float, bool, int] = (None, 10.0, False, 256),
+) -> None:
+    from latentopt.animation import Style
     from latentopt.execute import execute
 
-    code = execute(config, screen, out=out, print_config=print_config, dry_run=dry_run)
+    animate, fps, back, size = show
+    style = Style(fps, back, size)
+    code = execute(
+        config,
+        screen,
+        out=out,
+        print_config=print_config,
+        dry_run=dry_run,
+        track=track or (),
+        animate=animate,
+        style=style,
+    )
     if code:
         raise typer.Exit(code)
 

@@ -257,7 +257,7 @@ def _unless_interrupted(found: Result) -> None:
 
 
 def _watch(screen: Screen, title: str) -> Any:
-    return progress.watch(screen.aside, quiet=screen.quiet or screen.as_json, title=title)
+    return progress.watch(screen.aside, screen.progress, title=title)
 
 
 def _frames(words: str, outside: list[bool]) -> str:

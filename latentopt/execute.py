@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from latentopt import api, contest, origin, pictures, progress, starter, terminal
+from latentopt import animation, api, contest, origin, pictures, progress, starter, terminal, tracking
 from latentopt.coderef import named_code
-from latentopt.config import RunConfig, make_config
+from latentopt.config import OptimizeTask, RunConfig, SampleTask, make_config
 from latentopt.decoder import Decoder
+from latentopt.errors import ConfigError
 from latentopt.rehearsal import Rehearsal, about, rehearse
 from latentopt.result import Draws, Result
 from latentopt.terminal import Screen
@@ -29,26 +30,60 @@ def name_code(config: RunConfig, screen: Screen) -> None:
         screen.note(f"this config runs code: {name}")
 
 
-def execute(config: RunConfig, screen: Screen, *, out: Path | None, print_config: bool, dry_run: bool = False) -> int:
-    """Run a config, or print it; show what was found, and draw it into the folder `out`. Returns the exit code."""
+def execute(
+    config: RunConfig,
+    screen: Screen,
+    *,
+    out: Path | None,
+    print_config: bool,
+    dry_run: bool = False,
+    track: Sequence[str] = (),
+    animate: Path | None = None,
+    style: animation.Style | None = None,
+) -> int:
+    """Run a config, or print it; show what was found, and draw it into the folder `out`. Returns the exit code.
+
+    `track` names the places that reports are sent to, `animate` the file of a moving picture of this `style`.
+    """
     if print_config:
         _print_config(config, screen)
         return 0
+    style = style or animation.Style()
+    _check_watchers(config, track, animate, style)
     name_code(config, screen)
     with stoppable() as code:
         decoder = api.load_decoder(config.decoder)
         if dry_run:
             _show_rehearsal(rehearse(config, decoder, out), screen)
             return 0
-        with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
-            found = api.run_with(config, decoder, out=out, on_report=on_report)
+        film = None if animate is None else animation.Film(decoder)
+        if animate is not None:
+            animation.drawable(decoder, animate, style)
+        # The bar is within the rest, so that what they warn of is not drawn over.
+        with tracking.all_of(film, *map(tracking.by_name, track)) as watchers:
+            with progress.watch(screen.aside, screen.progress, budget=config.budget) as on_report:
+                look = tracking.all_of(on_report, *watchers.watchers)
+                found = api.run_with(config, decoder, out=out, on_report=look if look.watchers else None)
+            if isinstance(found, Result):
+                watchers.finish(found)
         sheets = [] if out is None else draw(found, decoder, out)
-    show(found, decoder, screen, out, sheets)
+    if animate is not None and film is not None:
+        film.write(animate, **style._asdict()) if isinstance(found, Result) else animation.animate(
+            decoder, found, animate, **style._asdict()
+        )
+    show(found, decoder, screen, out, sheets, animate)
     stopped = isinstance(found, Result) and found.stopped == "interrupted"
     return code.get("exit", INTERRUPTED) if stopped else 0
 
 
-def show(found: Result | Draws, decoder: Decoder, screen: Screen, out: Path | None, sheets: list[str]) -> None:
+def show(
+    found: Result | Draws,
+    decoder: Decoder,
+    screen: Screen,
+    out: Path | None,
+    sheets: list[str],
+    animation: Path | None = None,
+) -> None:
     """What a run found, in words or as a JSON document, and where it is kept."""
     if isinstance(found, Result):
         terminal.show_result(screen, found)
@@ -58,7 +93,10 @@ def show(found: Result | Draws, decoder: Decoder, screen: Screen, out: Path | No
         screen.say(f"folder   {out} ({', '.join(['result.safetensors', *sheets])})")
     else:
         screen.say("kept     nothing: add --out DIR to keep the run")
-    screen.document({**found.summary(), **({} if out is None else {"folder": out, "sheets": sheets})})
+    if animation is not None:
+        screen.say(f"shown    {animation}")
+    more = {} if out is None else {"folder": out, "sheets": sheets}
+    screen.document({**found.summary(), **more, **({} if animation is None else {"animation": animation})})
 
 
 def init(described: dict[str, Any], screen: Screen, *, out: Path, target: Path | None) -> None:
@@ -89,6 +127,16 @@ def init(described: dict[str, Any], screen: Screen, *, out: Path, target: Path |
     )
 
 
+def _check_watchers(config: RunConfig, track: Sequence[str], animate: Path | None, style: animation.Style) -> None:
+    """Raise where a run of this kind cannot be tracked or animated."""
+    if track and not isinstance(config.task, OptimizeTask):
+        raise ConfigError(f"--track follows a search, and this task is {config.task.kind!r}")
+    if animate is not None:
+        if isinstance(config.task, SampleTask):
+            raise ConfigError("--animate shows a path or a search, and this task is 'sample'")
+        animation.checked(animate, style)
+
+
 def compare(
     config: RunConfig,
     searches: list[Any] | None,
@@ -103,7 +151,7 @@ def compare(
     name_code(config, screen)
     with stoppable() as code:
         decoder = api.load_decoder(config.decoder)
-        with progress.watch_runs(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
+        with progress.watch_runs(screen.aside, screen.progress) as on_report:
             found = contest.compare_with(
                 config, decoder, searches, seeds=seeds, rows=rows, seconds=seconds, out=out, on_report=on_report
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,13 @@ from latentopt.yamltext import Place, parse_value, read_document
 
 if TYPE_CHECKING:
     from latentopt.config import RunConfig
+
+
+class Progress(StrEnum):
+    """How a run's progress is shown (`latentopt.progress.watch`)."""
+
+    AUTO, LINES, JSONL, NONE = "auto", "lines", "jsonl", "none"
+
 
 _WEIGHTS = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".pkl", ".safetensors", ".onnx")
 

@@ -56,7 +56,7 @@ def _check(pictures: Tensor) -> None:
         )
 
 
-def _tiles(pictures: Tensor, size: int) -> list[Pixels]:
+def as_tiles(pictures: Tensor, size: int) -> list[Pixels]:
     """Pictures as RGB tiles whose longer side is near `size`: enlarged by whole numbers, reduced by averaging."""
     _check(pictures)
     longest = max(pictures.shape[2:])
@@ -117,7 +117,7 @@ def sheet(
     size: int = 112,
 ) -> Figure:
     """At most 256 pictures `(N, C, H, W)` in [0, 1] in rows, a label below each, orange frames where `framed`."""
-    shown = _tiles(pictures[:MOST], size)
+    shown = as_tiles(pictures[:MOST], size)
     if len(pictures) > MOST:
         subtitle = f"the first {MOST} of {len(pictures)}. {subtitle}"
     columns = columns or min(len(shown), max(4, math.ceil(math.sqrt(len(shown)))))
@@ -137,7 +137,7 @@ def sheet(
 
 def strips(rows: Sequence[Row], *, title: str, subtitle: str = "", size: int = 112) -> Figure:
     """Rows of pictures, each with its name at the left and words under its pictures: paths, or before and after."""
-    shown = [_tiles(row.pictures, size) for row in rows]
+    shown = [as_tiles(row.pictures, size) for row in rows]
     high, wide = shown[0][0].shape[:2]
     left = _MARGIN + 20 + round(12.5 * max(len(line) for row in rows for line in row.name.split("\n")))
     below = [_LINE if row.labels else 0 for row in rows]
@@ -164,7 +164,7 @@ def comparison(
     targets, found = targets[: MOST // 4], found[: MOST // 4]
     scale = float((found - targets).mean(1).abs().flatten().quantile(0.995)) if found.numel() < 2**24 else 0.5
     scale = max(scale, 1e-3)
-    parts = [_tiles(part, size) for part in (targets, found, difference(targets, found, scale))]
+    parts = [as_tiles(part, size) for part in (targets, found, difference(targets, found, scale))]
     count = len(parts[0])
     columns = min(count, 4)
     high, wide = parts[0][0].shape[:2]

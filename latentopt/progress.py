@@ -1,79 +1,152 @@
-"""Progress on the terminal, from a run's reports: a bar, plain lines where nobody watches a terminal, or nothing."""
+"""Progress from a run's reports: bars on a terminal, plain lines, one JSON object a report, or nothing."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.status import Status
+from rich.text import Text
+
+from latentopt.terminal import plain
 
 if TYPE_CHECKING:
-    from latentopt.budget import Report
+    from latentopt.budget import Budget, Report
 
 OnReport = Callable[["Report"], None]
 _LINES_PER_STAGE = 3
+# Redrawn by a thread of Rich's, which shares the interpreter with the search: about 2 ms each (docs/performance.md).
+REFRESH_PER_SECOND = 3
 
 
 @contextmanager
-def watch(console: Console, *, quiet: bool = False, title: str = "stage") -> Iterator[OnReport | None]:
-    """What to pass as `on_report`: None when quiet, a bar on a terminal, else a few plain lines a stage.
+def watch(
+    console: Console, mode: str = "auto", *, title: str = "stage", budget: Budget | None = None
+) -> Iterator[OnReport | None]:
+    """What to pass as `on_report`, by mode: "auto" is bars on a terminal, else a few plain lines a stage ("lines");
+    "jsonl" a JSON object a report; "none" is None.
 
-    `title` stands before each stage's number.
+    `title` stands before each stage's number; of a `budget` it is said how much has been used.
     """
-    if quiet:
+    if mode == "none":
         yield None
-    elif console.is_terminal:
-        with _bar(console) as bar:
-            yield _Bar(bar, title)
+    elif mode == "jsonl":
+        yield _Json(console, budget)
+    elif mode == "auto" and console.is_terminal:
+        with _Bars(console) as bar:
+            yield _Bar(bar, title, budget)
     else:
-        yield _Lines(console, title)
+        yield _Lines(console, title, budget)
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=14),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("[dim]{task.fields[facts]}[/dim]"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
+# ---------------------------------------------------------------------- on a terminal
+
+
+class _Bars(Progress):
+    """A bar a stage, and below them the last report in words."""
+
+    def __init__(self, console: Console) -> None:
+        self.words = ""
+        super().__init__(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            _Left(),
+            console=console,
+            transient=True,
+            refresh_per_second=REFRESH_PER_SECOND,
+        )
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What Rich draws."""
+        yield from super().get_renderables()
+        if self.words:
+            yield Text(self.words, style="dim")
+
+
+class _Left(ProgressColumn):
+    """The time left, counted down between reports."""
+
+    def render(self, task: Task) -> Text:
+        end = task.fields.get("end")
+        if end is None or task.finished or not task.fields.get("current"):
+            return Text("")
+        return Text(f"{_duration(max(0.0, end - time.monotonic()))} left", style="cyan")
 
 
 class _Bar:
     """One bar a stage, each under the one before."""
 
-    def __init__(self, bar: Progress, title: str) -> None:
+    def __init__(self, bar: _Bars, title: str, budget: Budget | None) -> None:
         self.bar, self.title = bar, title
+        self.pace = Pace(budget)
         self.stage: tuple[int, int] | None = None
+        self.task = TaskID(0)
 
     def __call__(self, report: Report) -> None:
+        left = self.pace(report)
         if (report.stage, report.entrant) != self.stage:
+            if self.stage is not None:  # a stage that stopped early: its clock stands still
+                self.bar.stop_task(self.task)
+                self.bar.update(self.task, current=False)
             self.stage = (report.stage, report.entrant)
-            self.task = self.bar.add_task(
-                f"{self.title} {report.stage + 1} {report.name}", total=report.n_steps, facts=""
-            )
-        self.bar.update(self.task, completed=report.step, facts=facts(report))
+            name = escape(f"{self.title} {report.stage + 1} {report.name}")
+            self.task = self.bar.add_task(name, total=report.n_steps, current=True)
+        self.bar.words = facts(report, self.pace.budget)
+        self.bar.update(self.task, completed=report.step, end=None if left is None else time.monotonic() + left)
+
+
+class Pace:
+    """How long a stage still takes, by the steps since it began, and at most what is left of the budget."""
+
+    def __init__(self, budget: Budget | None) -> None:
+        self.budget = budget
+        self.first: Report | None = None
+
+    def __call__(self, report: Report) -> float | None:
+        """Seconds, None where nothing is known yet. A budget in rows is taken to last as its rows have lasted."""
+        first = self.first
+        if first is None or (first.stage, first.entrant) != (report.stage, report.entrant):
+            first = self.first = report
+        limits = []
+        seconds, steps, rows = report.seconds - first.seconds, report.step - first.step, report.rows - first.rows
+        if steps > 0:
+            limits.append(seconds / steps * (report.n_steps - report.step))
+        if self.budget is not None and self.budget.seconds is not None:
+            limits.append(self.budget.seconds - report.seconds)
+        if self.budget is not None and self.budget.rows is not None and rows > 0:
+            limits.append(seconds / rows * (self.budget.rows - report.rows))
+        return max(0.0, min(limits)) if limits else None
+
+
+# ---------------------------------------------------------------------- lines
 
 
 class _Lines:
     """The start of each stage and about three more looks at it."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, budget: Budget | None) -> None:
         self.console, self.title = console, title
+        self.pace = Pace(budget)
         self.next = (0, 0, 0)
 
     def __call__(self, report: Report) -> None:
+        left = self.pace(report)
         if (report.stage, report.entrant, report.step) < self.next:
             return
+        ahead = "" if left is None or report.step == report.n_steps else f", {_duration(left)} left"
         self.console.print(
-            f"{self.title} {report.stage + 1} {report.name}: step {report.step}/{report.n_steps}, {facts(report)}",
+            f"{self.title} {report.stage + 1} {report.name}: step {report.step}/{report.n_steps}, "
+            f"{facts(report, self.pace.budget)}{ahead}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         pause = max(1, report.n_steps // _LINES_PER_STAGE)
@@ -81,22 +154,54 @@ class _Lines:
         self.next = (report.stage, report.entrant, following)
 
 
+class _Json:
+    """Each report as one line of JSON."""
+
+    def __init__(self, console: Console, budget: Budget | None = None) -> None:
+        self.console = console
+        self.pace = Pace(budget)
+
+    def __call__(self, report: Report) -> None:
+        self.console.file.write(json.dumps(plain(document(report, self.pace(report), self.pace.budget))) + "\n")
+        self.console.file.flush()
+
+
+def document(report: Report, left: float | None = None, budget: Budget | None = None) -> dict[str, Any]:
+    """A report as plain data: its fields but for the losses of single rows, the rows lost, and where there is a budget the
+    share of it that is used."""
+    fields = {name: value for name, value in vars(report).items() if name != "rows_N"}
+    more = {"rows": report.rows, "lost": len(report.rows_N) - report.alive, "seconds_left": left}
+    return {"event": "report", **fields, **more, "budget_used": None if budget is None else used(report, budget)}
+
+
+# ---------------------------------------------------------------------- comparisons
+
+
 @contextmanager
-def watch_runs(console: Console, *, quiet: bool = False) -> Iterator[OnReport | None]:
-    """What to pass to a comparison as `on_report`: a line for each run when it is over, and on a terminal the one at work."""
-    if quiet:
+def watch_runs(console: Console, mode: str = "auto") -> Iterator[OnReport | None]:
+    """What to pass to a comparison as `on_report`: a line for each run when it is over, and on a terminal the one at work.
+
+    Modes are those of `watch`.
+    """
+    if mode == "none":
         yield None
-        return
-    with console.status("") as status:
-        look = _Runs(console, status)
+    elif mode == "jsonl":
+        yield _Json(console)
+    elif mode == "lines":
+        look = _Runs(console, None)
         yield look
         look.over()
+    else:
+        with console.status("", refresh_per_second=REFRESH_PER_SECOND) as status:
+            look = _Runs(console, status)
+            yield look
+            look.over()
 
 
 class _Runs:
     """Reports by the name of their run."""
 
-    def __init__(self, console: Console, status: Status) -> None:
+    def __init__(self, console: Console, status: Status | None) -> None:
         self.console, self.status = console, status
         self.last: Report | None = None
 
@@ -104,7 +209,8 @@ class _Runs:
         if self.last is not None and self.last.name != report.name:
             self.over()
         self.last = report
-        self.status.update(escape(f"{report.name}: {facts(report)}"))
+        if self.status is not None:
+            self.status.update(escape(f"{report.name}: {facts(report)}"))
 
     def over(self) -> None:
         """The run of the last report has ended."""
@@ -114,10 +220,34 @@ class _Runs:
         self.last = None
 
 
-def facts(report: Report) -> str:
-    """Rows spent, best loss and rows alive, in words."""
+# ---------------------------------------------------------------------- in words
+
+
+def facts(report: Report, budget: Budget | None = None) -> str:
+    """Best and median loss, how far out the best lies, rows alive, and what is spent, in words."""
     best = sorted(report.best_T)
     loss = f"best {best[0]:.4g}" if len(best) == 1 else f"best {best[0]:.4g} to {best[-1]:.4g} ({len(best)} targets)"
+    known = sorted(value for value in report.percentile_T if value == value)
+    radius = [f"radius percentile {'up to ' if len(known) > 1 else ''}{known[-1]:.3g}"] if known else []
     lost = len(report.rows_N) - report.alive
     alive = f"{report.alive} alive, {lost} lost" if lost else f"{report.alive} alive"
-    return f"{loss}, {alive}, {report.forward_rows + report.backward_rows} rows"
+    share = "" if budget is None or (part := used(report, budget)) is None else f" ({part:.0%} of the budget)"
+    return ", ".join([loss, f"median {report.median:.4g}", *radius, alive, f"{report.rows} rows{share}"])
+
+
+def used(report: Report, budget: Budget) -> float | None:
+    """The part of the budget that is used, 0 to 1: of its rows or its seconds, whichever is further on; None without one."""
+    parts = []
+    if budget.rows is not None:
+        parts.append(report.rows / budget.rows)
+    if budget.seconds is not None:
+        parts.append(report.seconds / budget.seconds)
+    return min(1.0, max(parts)) if parts else None
+
+
+def _duration(seconds: float) -> str:
+    """As 12 s, 3:05 or 1:02:03."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}" if minutes else f"{whole} s"

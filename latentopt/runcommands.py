@@ -89,7 +89,7 @@ def resume(
     budget = {**config.budget.model_dump(exclude_none=True), **given} if given else None
     with execute.stoppable() as code:
         decoder = api.load_decoder(config.decoder)
-        with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
+        with progress.watch(screen.aside, screen.progress) as on_report:
             found = api.resume(folder, decoder=decoder, budget=budget, trust_code=trust_code, on_report=on_report)
         sheets = execute.draw(found, decoder, folder)
         store.write_manifest(folder)  # the sheets of before were in it
@@ -105,7 +105,7 @@ def reproduce(source: Path, screen: Screen, *, out: Path | None = None, trust_co
         config = run.config(trust_code=trust_code)
         execute.name_code(config, screen)
         decoder = api.load_decoder(config.decoder)
-        with progress.watch(screen.aside, quiet=screen.quiet or screen.as_json) as on_report:
+        with progress.watch(screen.aside, screen.progress) as on_report:
             found = reproduction.again(run, config, decoder, out=out, on_report=on_report)
         sheets = [] if out is None else execute.draw(found.found, decoder, out)
     what = " and ".join([", ".join(found.compared[:-1]), found.compared[-1]] if found.compared[1:] else found.compared)

@@ -308,8 +308,10 @@ class StageRun:
         if self._compacted:
             ok_N, reached_N = ok_N[state.row_id_N], reached_N[state.row_id_N]
         lost_N = ~ok_N
+        best_z_TD, radius_T = self._best_of_targets_now()
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
-        flat = torch.cat(parts).cpu().numpy().astype(np.float64)
+        one_copy = torch.cat([*parts, radius_T]).cpu()
+        flat, radius_T = one_copy[: -len(radius_T)].numpy().astype(np.float64), one_copy[-len(radius_T) :].double()
         rows = len(best.loss_N)
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
         self._alive = int(ok.sum())
@@ -329,10 +331,38 @@ class StageRun:
             median=float(finite[[*middle]].mean()) if len(finite) else float("nan"),
             alive=self._alive,
             rows_N=tuple(loss.tolist()),
+            percentile_T=self._percentiles(radius_T),
+            best_z_TD=None if on_report is None else best_z_TD,
         )
         history.append(report)
         if on_report is not None:
             on_report(report)
+
+    def _best_of_targets_now(self) -> tuple[Tensor, Tensor]:
+        """Latent `(T, D)` and radius `(T,)` of the row that `_best_of_targets` goes by; NaN where there is none yet."""
+        best, targets = self.best, self.problem.targets
+        loss_N, target_N = best.loss_N, best.target_N
+
+        def least(value_N: Tensor) -> Tensor:
+            worst_T = torch.full((targets,), torch.inf, dtype=value_N.dtype, device=value_N.device)
+            return worst_T.scatter_reduce(0, target_N, value_N, "amin")[target_N]
+
+        if self.problem.constraints:
+            feasible_N = torch.where(best.violation_N == 0, loss_N, torch.inf)
+            loss_N = torch.where(least(feasible_N) < torch.inf, feasible_N, loss_N)
+        place_N = torch.arange(len(loss_N), device=loss_N.device)
+        chosen_N = (loss_N <= least(loss_N)) & (loss_N < torch.inf)
+        row_T = place_N.new_full((targets,), len(loss_N))
+        row_T = row_T.scatter_reduce(0, target_N, torch.where(chosen_N, place_N, len(loss_N)), "amin")
+        z_TD = best.z_ND[row_T.clamp(max=len(loss_N) - 1)]
+        radius_T = self.problem.space.prior.radius(z_TD)
+        return z_TD, torch.where(row_T < len(loss_N), radius_T, torch.nan)
+
+    def _percentiles(self, radius_T: Tensor) -> tuple[float, ...]:
+        """Radius percentiles; of NaN, NaN."""
+        space = self.problem.space
+        percentile_T = space.prior.radius_percentile(radius_T, space.dim).double()
+        return tuple(torch.where(radius_T.isnan(), torch.nan, percentile_T).tolist())
 
     def _best_of_targets(self, loss: np.ndarray, violation: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
         """The least loss of each target's feasible rows; of all its rows where none is feasible yet."""

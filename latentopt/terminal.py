@@ -22,12 +22,18 @@ _MOST_TARGETS = 20
 
 
 class Screen:
-    """Where text goes: results to stdout, the rest to stderr; with `as_json` all of it to stderr."""
+    """Where text goes: results to stdout, the rest to stderr; with `as_json` all of it to stderr.
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self.as_json, self.quiet = as_json, quiet
+    `progress` is a mode of `latentopt.progress.watch`; "auto" with `as_json` is none. Where it is "jsonl", stderr is for
+    programs: notes are JSON too, and text that `as_json` would send there is left out.
+    """
+
+    def __init__(self, *, as_json: bool = False, progress: str = "auto") -> None:
+        self.as_json, self.progress = as_json, "none" if as_json and progress == "auto" else progress
         self.aside = Console(stderr=True, highlight=False)
-        self.main = self.aside if as_json else Console(highlight=False)
+        self.main = (
+            Console(stderr=True, highlight=False, quiet=progress == "jsonl") if as_json else Console(highlight=False)
+        )
 
     def say(self, text: str = "") -> None:
         """A line of the result, in one piece and as it is."""
@@ -35,6 +41,9 @@ class Screen:
 
     def note(self, text: str) -> None:
         """A line beside the result, to stderr."""
+        if self.progress == "jsonl":
+            sys.stderr.write(json.dumps({"event": "note", "text": text}) + "\n")
+            return
         self.aside.print(inert(text), markup=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:

@@ -76,6 +76,8 @@ FLOORS = {
         "reporting",
         "reportcharts",
         "progress",
+        "tracking",
+        "animation",
         "terminal",
         "options",
         "execute",

@@ -6,18 +6,21 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 import latentopt as lo
 from latentopt import api, cli, doctor, progress, registry
-from latentopt.budget import Report
+from latentopt.budget import Budget, Report
 from latentopt.errors import DivergedError
 from latentopt.registry import PluginInfo, Registry
+from latentopt.terminal import Screen
 
 COMMANDS = [
     "run",
@@ -346,7 +349,7 @@ def reports(stages, steps, every=5):
     return [
         Report(
             stage=stage, name="adam", step=step, n_steps=steps, forward_rows=4 * step, backward_rows=step, seconds=1.0,
-            best_T=(0.5, 0.25), median=0.5, alive=7, rows_N=(0.5,) * 8,
+            best_T=(0.5, 0.25), median=0.5, alive=7, rows_N=(0.5,) * 8, percentile_T=(80.0, 90.0),
         )
         for stage in range(stages)
         for step in range(0, steps + 1, every)
@@ -354,21 +357,18 @@ def reports(stages, steps, every=5):
 
 
 def test_plain_progress_is_a_few_lines_a_stage(capsys):
-    from rich.console import Console
-
     with progress.watch(Console(stderr=True, force_terminal=False)) as look:
         for report in reports(2, 200):
             look(report)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "stage 1 adam: step 0/200, best 0.25 to 0.5 (2 targets), 7 alive, 1 lost, 0 rows"
+    begin = "stage 1 adam: step 0/200, best 0.25 to 0.5 (2 targets), median 0.5, radius percentile up to 90, "
+    assert lines[0] == begin + "7 alive, 1 lost, 0 rows"
     assert lines[-1].startswith("stage 2 adam: step 200/200")
     assert 4 <= len(lines) <= 10
 
 
 def test_a_terminal_gets_a_bar_a_stage(capsys):
-    from rich.console import Console
-
-    with progress.watch(Console(stderr=True, force_terminal=True, width=160)) as look:
+    with progress.watch(Console(stderr=True, force_terminal=True, width=160), budget=Budget(rows=1000)) as look:
         for report in reports(2, 20):
             look(report)
         tasks = look.bar.tasks
@@ -376,10 +376,122 @@ def test_a_terminal_gets_a_bar_a_stage(capsys):
             ("stage 1 adam", 20, 20),
             ("stage 2 adam", 20, 20),
         ]
-        assert "100 rows" in tasks[1].fields["facts"]
+        assert not tasks[0].fields["current"], "the time left of a stage that is over is not shown"
+        look.bar.refresh()
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2 adam" in captured.err
+    assert "median 0.5, radius percentile up to 90, 7 alive, 1 lost, 100 rows (10% of the budget)" in captured.err
+
+
+def test_the_time_left_goes_by_steps_and_at_most_by_the_budget():
+    def at(step, seconds, stage=0):
+        return replace(reports(1, 100)[0], stage=stage, step=step, seconds=seconds, forward_rows=10 * step)
+
+    free = progress.Pace(None)
+    assert free(at(0, 5.0)) is None
+    assert free(at(10, 6.0)) == pytest.approx(9.0)
+    assert free(at(3, 8.0, stage=1)) is None, "another stage has another pace"
+    short = progress.Pace(Budget(seconds=7.5))
+    short(at(0, 5.0))
+    assert short(at(10, 6.0)) == pytest.approx(1.5)
+    rows = progress.Pace(Budget(rows=300))
+    rows(at(0, 5.0))
+    assert rows(at(10, 6.0)) == pytest.approx(2.0)
+    assert rows(at(40, 9.0)) == 0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (185, "3:05"), (3723, "1:02:03")])
+def test_durations_in_words(seconds, text):
+    assert progress._duration(seconds) == text
+
+
+def test_a_terminal_is_redrawn_at_least_twice_a_second():
+    assert progress.REFRESH_PER_SECOND >= 2
+    console = Console(stderr=True, force_terminal=True)
+    with progress.watch(console) as look:
+        assert look.bar.live.refresh_per_second == progress.REFRESH_PER_SECOND
+        assert look.bar.live.auto_refresh
+        look(reports(1, 20)[1])
+        end = look.bar.tasks[0].fields["end"]
+        assert end is None
+        look(reports(1, 20)[2])
+        shown = progress._Left().render(look.bar.tasks[0])
+    assert shown.plain == "0 s left", "both reports have the same time"
+
+
+def test_json_lines_are_a_report_each(three, tmp_path):
+    out = tmp_path / "out"
+    found = call(
+        "optimize", "-d", "digits", "-t", three, *FAST, "--rows", 500, "--progress", "jsonl", "--json", "--out", out
+    )
+    lines = [json.loads(line) for line in found.stderr.splitlines()]
+    history = lo.load(out).history
+    assert [line["step"] for line in lines] == [entry["step"] for entry in history]
+    last = lines[-1]
+    assert last["event"] == "report"
+    assert last["best_T"] == history[-1]["best_T"]
+    assert last["budget_used"] == pytest.approx(last["rows"] / 500)
+    assert {"percentile_T", "median", "alive", "lost", "seconds", "seconds_left", "name"} <= set(last)
+    assert "rows_N" not in last
+    assert json.loads(found.stdout)["best"]["loss"] == pytest.approx(min(last["best_T"]))
+
+
+def test_json_lines_have_notes_and_no_infinity(capsys):
+    screen = Screen(as_json=True, progress="jsonl")
+    screen.note("this config runs code: a:b")
+    screen.say("for people")
+    with progress.watch(screen.aside, screen.progress) as look:
+        look(replace(reports(1, 10)[0], best_T=(float("inf"),), percentile_T=(float("nan"),), median=float("nan")))
+    note, report = map(json.loads, capsys.readouterr().err.splitlines())
+    assert note == {"event": "note", "text": "this config runs code: a:b"}
+    assert (report["best_T"], report["percentile_T"], report["median"]) == ([None], [None], None)
+
+
+def test_modes_of_progress(three):
+    options = ["optimize", "-d", "digits", "-t", three, *FAST]
+    assert call(*options, "--progress", "none").stderr == ""
+    assert "step 3/3" in call(*options, "--json", "--progress", "lines").stderr
+    assert "'fast' is not one of" in call(*options, "--progress", "fast", code=2).stderr
+    assert call(*options, "--quiet", "--progress", "jsonl").stderr == ""
+
+
+# ---------------------------------------------------------------------- tracking and animations
+
+
+def test_a_search_is_tracked_and_animated(three, tmp_path):
+    pytest.importorskip("tensorboard")
+    film, runs = tmp_path / "s.webp", tmp_path / "runs"
+    options = ["--track", f"tensorboard={runs}", "--animate", film, "--size", 56, "--quiet", "--json"]
+    found = call("optimize", "-d", "digits", "-t", three, *FAST, *options)
+    assert json.loads(found.stdout)["animation"] == str(film)
+    assert f"shown    {film}" in found.stderr
+    assert list(runs.glob("*/events*"))
+    with Image.open(film) as image:
+        assert image.size == (56, 56)
+        assert image.n_frames >= 2
+
+
+def test_a_path_is_animated(three, tmp_path):
+    film = tmp_path / "p.gif"
+    keys = ["--between", three, "--between", three.parent / "eight.png"]
+    Image.open(three).transpose(Image.Transpose.ROTATE_180).save(three.parent / "eight.png")
+    call("interpolate", "-d", "digits", *keys, "--steps", 5, "--animate", film, "--back", "--fps", 4, "--size", 28)
+    with Image.open(film) as image:
+        assert (image.n_frames, image.info["duration"], image.size) == (8, 250, (28, 28))
+
+
+def test_what_cannot_be_tracked_or_animated_is_refused_before_the_work(three, tmp_path, monkeypatch):
+    file = tmp_path / "run.yaml"
+    file.write_text("decoder: {kind: digits}\ntask: {kind: sample, n: 2}\n")
+    monkeypatch.setattr(api, "run_with", lambda *_, **__: pytest.fail("it began"))
+    found = call("run", file, "--animate", tmp_path / "x.gif", code=2)
+    assert "--animate shows a path or a search, and this task is 'sample'" in found.stderr
+    found = call("run", file, "--track", f"mlflow={tmp_path}", code=2)
+    assert "--track follows a search, and this task is 'sample'" in found.stderr
+    options = ["optimize", "-d", "digits", "-t", three, *FAST]
+    assert "p.png is no animation" in call(*options, "--animate", tmp_path / "p.png", code=2).stderr
+    assert "no tracking by 'x'" in call(*options, "--track", "x=y", code=2).stderr
 
 
 # ---------------------------------------------------------------------- looking

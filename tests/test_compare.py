@@ -572,5 +572,13 @@ def test_a_terminal_shows_the_run_at_work(capsys):
         assert "a [b], seed 0" in str(look.status.renderable.text)
         look(report("c, seed 0", 1))
     text = capsys.readouterr().err
-    assert "a [b], seed 0: best 0.25, 3 alive, 20 rows, 0.5 s" in text
-    assert "c, seed 0: best 0.25, 3 alive, 10 rows, 0.5 s" in text
+    assert "a [b], seed 0: best 0.25, median 0.25, 3 alive, 20 rows, 0.5 s" in text
+    assert "c, seed 0: best 0.25, median 0.25, 3 alive, 10 rows, 0.5 s" in text
+
+
+def test_progress_of_a_comparison_as_lines_and_as_json(file):
+    options = ["compare", file, "--search", "random", "--rows", 60, "--seeds", 2, "--progress"]
+    lines = call(*options, "lines").stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["random, seed 0", "random, seed 1"]
+    names = {json.loads(line)["name"] for line in call(*options, "jsonl").stderr.splitlines()}
+    assert names == {"random, seed 0", "random, seed 1"}
