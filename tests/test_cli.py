@@ -19,7 +19,7 @@ from latentopt.budget import Report
 from latentopt.errors import DivergedError
 from latentopt.registry import PluginInfo, Registry
 
-COMMANDS = ["run", "optimize", "compare", "sample", "interpolate", "demo", "plugins", "schema", "doctor", "diagnose"]
+COMMANDS = ["run", "optimize", "compare", "sample", "interpolate", "demo", "resume", "reproduce", "runs", "plugins", "schema", "doctor", "diagnose"]
 FAST = ["--search", "{kind: adam, steps: 3}", "--starts", "mean"]
 
 

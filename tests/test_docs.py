@@ -17,7 +17,15 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/searching.md", "docs/compare.md", "docs/recipes.md", "docs/writing-a-plugin.md"]
+    "page",
+    [
+        "README.md",
+        "docs/searching.md",
+        "docs/compare.md",
+        "docs/recipes.md",
+        "docs/runs.md",
+        "docs/writing-a-plugin.md",
+    ],
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
