@@ -122,7 +122,7 @@ def _difference(name: str, first: Tensor | None, second: Tensor | None) -> str:
     if first.shape != second.shape or first.dtype != second.dtype:
         return f"{name} differ: {_kind(second)}, and {_kind(first)} the first time"
     apart = (first.double() - second.double()).abs()
-    apart = apart[~(first == second)].nan_to_num(torch.inf)
+    apart = apart[~(first == second)].nan_to_num(torch.inf, posinf=torch.inf)
     if not len(apart):
         return f"{name} differ in the signs of zeros alone"
     return f"{name} differ in {len(apart)} of {first.numel()} values, by up to {float(apart.max()):.3g}"

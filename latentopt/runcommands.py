@@ -48,10 +48,11 @@ def show_run(folder: Path, screen: Screen) -> None:
     about = runfolder.read_about(folder) if (folder / runfolder.ABOUT).exists() else {}
     config = runfolder.read_config_json(folder)
     trust.check_depth(config, str(folder))
+    ended = run.task == "optimize" and (folder / result.TENSORS).exists()
+    found = result.load(folder) if ended else None  # before a word is said of it
     _say_what_it_is(screen, run, about, config)
     document: dict[str, Any] = {**run.plain(), "config": config, "versions": about.get("versions", {})}
-    if run.task == "optimize" and (folder / result.TENSORS).exists():
-        found = result.load(folder)
+    if found is not None:
         screen.say()
         terminal.show_result(screen, found)
         document |= found.summary()

@@ -22,19 +22,8 @@ from latentopt.errors import DivergedError
 from latentopt.registry import PluginInfo, Registry
 from latentopt.terminal import Screen
 
-COMMANDS = [
-    "run",
-    "init",
-    "optimize",
-    "compare",
-    "sample",
-    "interpolate",
-    "demo",
-    "plugins",
-    "schema",
-    "doctor",
-    "diagnose",
-]
+COMMANDS = ["run", "init", "optimize", "compare", "sample", "interpolate", "demo", "report", "resume", "reproduce", "runs"]
+COMMANDS += ["plugins", "schema", "doctor", "diagnose"]
 FAST = ["--search", "{kind: adam, steps: 3}", "--starts", "mean"]
 
 

@@ -30,6 +30,7 @@ def blocks(page: Path, language: str) -> list[str]:
         "docs/compare.md",
         "docs/recipes.md",
         "docs/report.md",
+        "docs/runs.md",
         "docs/writing-a-plugin.md",
     ],
 )

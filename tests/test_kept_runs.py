@@ -115,7 +115,6 @@ def test_a_run_without_its_process_was_killed(runs):
     for owner, status in (({"pid": 2**22 + 5, "host": None}, "running"), ({"pid": -1}, "killed"), ([], "killed")):
         (runs / "b" / ".owner.json").write_text(json.dumps(owner))
         assert run_in(runs / "b").status == status
-    assert "resume" in call("runs", "show", runs / "b").stdout or (runs / "b" / "result.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_a_run_without_its_process_was_killed(runs):
         ("result.json", '{"schema": 1, "best": {"loss": {"a": 1}}}', "TypeError"),
         ("result.json", None, "result.json is missing"),
         ("config.json", '{"seed": "x"}', "invalid literal"),
-        ("config.json", b"\xff\xfe", "UnicodeDecodeError"),
+        ("config.json", b"{\xff}", "UnicodeDecodeError"),
     ],
 )
 def test_a_damaged_run_is_listed_as_one(name, content, words, runs):
@@ -161,10 +160,8 @@ def test_what_runs_are_asked_by_wrongly(runs, tmp_path):
     assert "no run has the status 'done'" in call("runs", "ls", runs, "--status", "done", code=2).stderr
     assert "there is no folder" in call("runs", "ls", tmp_path / "none", code=2).stderr
     assert "there is no folder" in call("runs", "show", tmp_path / "none", code=2).stderr
-    assert (
-        "add --out DIR to a run to keep it"
-        in call("runs", "ls", OLD.parents[1] / "none-here" if False else tmp_path / "runs" / "b" / "checkpoints").stdout
-    )
+    (tmp_path / "empty").mkdir()
+    assert "add --out DIR to a run to keep it" in call("runs", "ls", tmp_path / "empty").stdout
 
 
 # ---------------------------------------------------------------------- show
