@@ -334,8 +334,8 @@ def test_plain_progress_is_a_few_lines_a_stage(capsys):
         for report in reports(2, 200):
             look(report)
     lines = capsys.readouterr().err.splitlines()
-    begin = "stage 1 adam: step 0/200, best 0.25 to 0.5 (2 targets), median 0.5, radius percentile up to 90, 7 alive, 1 lost, "
-    assert lines[0] == begin + "0 rows"
+    begin = "stage 1 adam: step 0/200, best 0.25 to 0.5 (2 targets), median 0.5, radius percentile up to 90, "
+    assert lines[0] == begin + "7 alive, 1 lost, 0 rows"
     assert lines[-1].startswith("stage 2 adam: step 200/200")
     assert 4 <= len(lines) <= 10
 
