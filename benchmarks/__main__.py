@@ -9,6 +9,7 @@ import torch
 
 ALL = (
     "engine",
+    "reports",
     "memory",
     "blocks",
     "learning_rate",
