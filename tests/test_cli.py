@@ -22,7 +22,19 @@ from latentopt.errors import DivergedError
 from latentopt.registry import PluginInfo, Registry
 from latentopt.terminal import Screen
 
-COMMANDS = ["run", "init", "optimize", "compare", "sample", "interpolate", "demo", "report", "resume", "reproduce", "runs"]
+COMMANDS = [
+    "run",
+    "init",
+    "optimize",
+    "compare",
+    "sample",
+    "interpolate",
+    "demo",
+    "report",
+    "resume",
+    "reproduce",
+    "runs",
+]
 COMMANDS += ["plugins", "schema", "doctor", "diagnose"]
 FAST = ["--search", "{kind: adam, steps: 3}", "--starts", "mean"]
 
