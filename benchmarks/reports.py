@@ -85,7 +85,8 @@ def main() -> None:
                      f"{1e3 * more / found[0][2]:.2f} ms"))  # fmt: skip
     words = (
         f"{ROWS} starts, {STEPS} steps of Adam, {plain[0][2]} reports; a run of "
-        f"{statistics.median(one[1] for one in plain):.1f} s. Medians of {REPEATS} runs, each over the unwatched run beside it."
+        f"{statistics.median(one[1] for one in plain):.1f} s. Medians of {REPEATS} runs, each over the unwatched run "
+        "beside it."
     )
     head = ["watched by", "CPU", "over the unwatched run", "CPU more, a report"]
     write_section("reports", f"{words}\n\n{table(head, rows)}")
