@@ -73,7 +73,7 @@ def test_tiles_are_enlarged_pixel_by_pixel():
 
 
 def test_large_pictures_are_reduced_by_averaging():
-    tile = pictures._tiles(torch.ones(1, 1, 400, 300) * 0.5, 100)[0]
+    tile = pictures.as_tiles(torch.ones(1, 1, 400, 300) * 0.5, 100)[0]
     assert tile.shape == (100, 75, 3)
     assert set(tile.ravel()) == {128}
 
