@@ -96,7 +96,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
                 edit(Path(more.removeprefix("edit=")), text)
             else:
                 assert text in said, "the page shows what was not said"
-    assert [line.split()[1] for line in ran if line.startswith("latentopt")] == ["init", "run", "run", "run"]
+    assert [line.split()[1] for line in ran if line.startswith("latentopt")] == ["init", "run", "run", "run", "report"]
     assert {
         "result.safetensors",
         "result.json",
