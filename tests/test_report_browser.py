@@ -134,14 +134,15 @@ def test_pointing_at_the_map_shows_the_design(browser, folders):
     with Visit(browser, folders["image"], SIZES[1]) as visit:
         page, tip = visit.page, visit.page.locator("#tip")
         assert not tip.is_visible()
-        mark = page.locator("#map [data-p='0']")
+        mark = page.locator("#map [data-p]").last  # drawn on top of the others
         page.locator("#map .plot").scroll_into_view_if_needed()
         mark.hover(force=True)
         assert tip.is_visible()
         shown = tip.locator("img").get_attribute("src")
         points = page.evaluate("JSON.parse(document.getElementById('points').textContent)")
-        assert shown == points[0]["u"]
-        assert tip.inner_text().strip() == points[0]["t"]
+        point = points[int(mark.get_attribute("data-p"))]
+        assert shown == point["u"]
+        assert tip.inner_text().strip() == point["t"]
         assert page.evaluate("document.querySelector('#tip img').naturalWidth") == 8
         box = tip.bounding_box()
         assert box["x"] >= 0

@@ -523,7 +523,7 @@ def test_damage_to_a_kept_array_is_found(good, tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"path": 3}, "an array by file takes path, key, resize and gray"),
+        ({"path": 3}, "path of an array by file is a path, got int"),
         ({"path": "a.npy", "stored": "pickle"}, "an array is stored as values or as a picture, got 'pickle'"),
         ({"path": "a.npy", "notes": "x"}, "the notes of an array are a list of sentences"),
     ],
