@@ -5,15 +5,17 @@ PIP_ARGS ?=
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# The packages for domains, each a distribution of its own: what `make test` tests in a process of their own
+PACKAGES := plugins/latentopt-materials plugins/latentopt-airfoils plugins/latentopt-lpips
 # One thread: cores are often shared, and two threads can be several times slower.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check bench soak fuzz clean
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]' $(PACKAGES:%=-e '%[dev]')
 	touch $@
 
 demo: $(VENV)/.ready
@@ -27,6 +29,7 @@ check: $(VENV)/.ready
 
 test: check
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PACKAGES)
 
 # The crash tests in their long form: 200 kills at random moments
 soak: $(VENV)/.ready

@@ -1,11 +1,14 @@
 """What tests in several files ask for; and no test reaches the network: sockets connect to this machine only."""
 
 import ipaddress
+import os
 import socket
 
 import pytest
 
 from latentopt import checkpoints
+
+os.environ.setdefault("LATENTOPT_PLUGINS", "std")  # whatever else is installed beside it
 
 
 class NetworkError(AssertionError):

@@ -1,0 +1,1 @@
+"""Airfoils for latentopt."""

@@ -1,0 +1,1 @@
+"""Periodic two-phase microstructures for latentopt."""
