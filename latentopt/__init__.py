@@ -47,12 +47,14 @@ _WHERE = {
         "LeastSquares",
         "Objective",
         "ObjectiveConfig",
+        "Reference",
         "Sampler",
         "SamplerConfig",
         "Search",
         "SearchConfig",
         "SearchState",
     ),
+    "known": ("Known", "standings"),
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
     "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "PruneAll", "Told"),
@@ -127,12 +129,14 @@ if TYPE_CHECKING:
         LeastSquares as LeastSquares,
         Objective as Objective,
         ObjectiveConfig as ObjectiveConfig,
+        Reference as Reference,
         Sampler as Sampler,
         SamplerConfig as SamplerConfig,
         Search as Search,
         SearchConfig as SearchConfig,
         SearchState as SearchState,
     )
+    from latentopt.known import Known as Known, standings as standings
     from latentopt.latent import Evidence as Evidence, LatentSpace as LatentSpace
     from latentopt.modules import as_device as as_device
     from latentopt.optimizers import (

@@ -68,6 +68,7 @@ def optimize(
     target: Any = None,
     objectives: Any = None,
     constraints: Any = None,
+    measures: Any = None,
     pareto: bool = False,
     starts: Any = None,
     region: Any = None,
@@ -84,6 +85,7 @@ def optimize(
         target: one design, T designs `(T, *design_shape)`, or a path; fills every objective with an empty target.
         objectives: names, dicts, configs or callables `Candidates -> (M,)`; `mse` where there is a target.
         constraints: objectives whose goal is a bound that must hold.
+        measures: objectives that judge what was found, once, and take no part in the search.
         pareto: the front of designs that no other beats in every objective, in place of the best sum.
         starts: "mean", "encoder", samplers, or latents `(n, D)` for every target or `(T, n, D)`; one or a list.
         region: where the search may go; by default what 99 % of the prior's draws keep to.
@@ -101,6 +103,7 @@ def optimize(
         target=target,
         objectives=objectives,
         constraints=constraints,
+        measures=measures,
         pareto=pareto or None,
         starts=starts,
         region=region,
@@ -145,7 +148,10 @@ def run(
     out: str | Path | None = None,
     on_report: OnReport | None = None,
 ) -> Result | Draws:
-    """Run a config: a `RunConfig`, plain data, or the path of a YAML file with `changes` such as "task.search.0.lr=0.1"."""
+    """Run a config: a `RunConfig`, plain data, or a YAML file with `changes` such as "task.search.0.lr=0.1".
+
+    The file is named by its path, or as a run that a plugin ships: "materials:demo".
+    """
     if isinstance(config, str | Path):
         config = read_config(config, changes)
     elif isinstance(config, dict):
@@ -195,6 +201,7 @@ def resume(
     decoder: Any = None,
     objectives: Any = None,
     constraints: Any = None,
+    measures: Any = None,
     budget: Any = None,
     trust_code: bool = False,
     on_report: OnReport | None = None,
@@ -206,7 +213,7 @@ def resume(
 
     Args:
         folder: what `out` was.
-        decoder, objectives, constraints: those that were given in Python, which no file can hold.
+        decoder, objectives, constraints, measures: those that were given in Python, which no file can hold.
         budget: a larger budget in place of the run's own.
         trust_code: whether the folder may name code, and files outside of it: give it to folders of your own.
         on_report: called with a `Report` as the run goes on.
@@ -226,12 +233,13 @@ def resume(
             decoder=decoder,
             objectives=objectives,
             constraints=constraints,
+            measures=measures,
         )
         task = config.task
         if not isinstance(task, OptimizeTask):
             raise ConfigError(f"{folder} holds no optimize run: only those are resumed")
         here, held = config.to_dict({}), plain["task"]
-        given = _given(objectives=objectives, constraints=constraints)
+        given = _given(objectives=objectives, constraints=constraints, measures=measures)
         changed = [one for name in given for one in differences(held.get(name), here["task"].get(name), f"task.{name}")]
         changed += _less(plain.get("budget") or {}, here.get("budget") or {})
         if changed:
@@ -346,6 +354,9 @@ def _result(
         violations=violation.clone(),
         best_steps=outcome.best_step_N.cpu(),
         terms={name: value.cpu() for name, value in evaluation.terms.items()},
+        measures={
+            name: value.cpu() for name, value in problem.measured(outcome.z_ND, outcome.target_N, designs).items()
+        },
         realism=verdict,
         cost=Cost(clock.forward, clock.backward, clock.seconds),
         history=[dict(vars(report)) for report in outcome.history],

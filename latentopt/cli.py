@@ -223,6 +223,10 @@ def optimize(
         list[str] | None,
         typer.Option(help="What must hold: '{kind: ..., goal: {at_most: 0.2}}'. Repeatable."),
     ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(help="What is judged of the designs found, beside the search: as --objective. Repeatable."),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="The front of the objectives, not the best sum.")] = False,
     search: Annotated[
         list[str] | None,
@@ -267,6 +271,7 @@ def optimize(
             target=files[0] if len(files) == 1 else files or None,
             objectives=options.values(objective, "--objective"),
             constraints=options.values(constraint, "--constraint"),
+            measures=options.values(measure, "--measure"),
             pareto=pareto or None,
             starts=options.starts(starts),
             region=None if region is None else options.value(region, "--region"),

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from latentopt import trust
+from latentopt import shipped, trust
 from latentopt.arrayfield import Array
 from latentopt.budget import Budget
 from latentopt.called import CALLED, GivenDecoder
@@ -51,6 +51,7 @@ Start = Literal["mean", "encoder"] | Array | SamplerConfig
 class OptimizeTask(StrictModel):
     """Search for the latents whose designs reach the targets, or meet the objectives' goals.
 
+    `measures` are objectives that judge what was found, once, and take no part in the search.
     `pareto` asks for the front of the objectives in place of their sum. In `search` a list within the list is a race; "auto",
     the default, is a plan that is chosen for the problem.
     """
@@ -61,6 +62,7 @@ class OptimizeTask(StrictModel):
     region: RegionChoice | None = None
     objectives: list[ObjectiveConfig] | None = None
     constraints: list[ObjectiveConfig] = Field(default_factory=list)
+    measures: list[ObjectiveConfig] = Field(default_factory=list)
     pareto: bool = False
     search: list[SearchConfig | list[SearchConfig]] | None = None
 
@@ -243,6 +245,7 @@ def _run_config_type(registry: Registry) -> type[RunConfig]:
         starts=(some(start) | None, None),
         objectives=(some(types["objectives"]) | None, None),
         constraints=(some(types["objectives"], 0), Field(default_factory=list)),
+        measures=(some(types["objectives"], 0), Field(default_factory=list)),
         search=(searches, None),
     )
     sample: Any = create_model(
@@ -299,7 +302,7 @@ def received_config(
 ) -> RunConfig:
     """The RunConfig of a run that was kept: `plain` as its folder or picture holds it, trusted only on request.
 
-    `decoder` and `task` (objectives, constraints) are what Python gives in the place of what no file can hold.
+    `decoder` and `task` (objectives, constraints, measures) are what Python gives in the place of what no file can hold.
     """
     data = {**plain, "task": dict(plain.get("task") or {})}
     if decoder is not None:
@@ -319,8 +322,9 @@ def make_plugin_config(slot: str, value: Any) -> PluginConfig:
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
-    """The RunConfig of a YAML file, with `key.path=value` changes made to it. Raises `ConfigError`."""
-    path = Path(path)
+    """The RunConfig of a YAML file, or of a run that a plugin ships ("materials:demo"), with `key.path=value` changes made
+    to it. Raises `ConfigError`."""
+    path = shipped.run_file(path)
     document = read_document(path)
     data, options = with_changes(document.data, changes)
     folder = path.parent if path.parent != Path(".") else None

@@ -162,7 +162,7 @@ class _Contest:
             self.runs.setdefault(name, []).append(_seed_run(seed, result, bool(self.task.constraints)))
 
     def _run(self, chain: Chain, seed: int, title: str | None) -> Result:
-        task = self.task.model_copy(update={"search": chain})
+        task = self.task.model_copy(update={"search": chain, "measures": []})
         config = self.config.model_copy(update={"task": task, "seed": seed})
         told = self.on_report
         look = None if told is None or title is None else lambda report: told(replace(report, name=title))

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from latentopt import animation, api, contest, origin, pictures, progress, starter, terminal, tracking
+from latentopt import animation, api, contest, knownsection, origin, pictures, progress, starter, terminal, tracking
 from latentopt.coderef import named_code
 from latentopt.config import OptimizeTask, RunConfig, SampleTask, make_config
 from latentopt.decoder import Decoder
@@ -86,7 +86,7 @@ def show(
 ) -> None:
     """What a run found, in words or as a JSON document, and where it is kept."""
     if isinstance(found, Result):
-        terminal.show_result(screen, found)
+        terminal.show_result(screen, found, knownsection.sentences(found) if len(found) else ())
     else:
         terminal.show_draws(screen, found, decoder.notes)
     if out is not None:

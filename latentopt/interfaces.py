@@ -6,7 +6,7 @@ Shapes: M or N rows, D latent values, T targets, K objectives, R residuals (docs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -234,6 +234,22 @@ class Search(Protocol):
     def step(self, problem: Problem, state: SearchState) -> None: ...
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What is known of an objective's value before any search. Reports draw it, and say how the best found compares.
+
+    `axis` is what values are drawn over, such as "volume fraction", and `of_N` what it is for the N designs asked about.
+    `bounds` are curves by name, each the axis `(K,)`, ascending, and the value `(K,)` there. `known` are values of known
+    designs by the name of their set, such as "the training set": the axis `(P,)` and the value `(P,)`. Sets of one name are
+    the same designs in the same order in every objective, so that a run's own loss can be told of them.
+    """
+
+    axis: str
+    of_N: Tensor
+    bounds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    known: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
 # ---------------------------------------------------------------------- config bases
 
 
@@ -283,6 +299,10 @@ class ObjectiveConfig(PluginConfig):
     def build(self, decoder: Decoder) -> Objective:
         """The callable."""
         raise NotImplementedError
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """What is known of the value beforehand, for designs `(N, ...)` on the CPU; None where there is nothing to say."""
+        return None
 
     def with_target(self, target: Any) -> ObjectiveConfig:
         """This objective with the task's target filled in, where it has an empty `target` field."""

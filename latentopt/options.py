@@ -33,6 +33,7 @@ _NAMES: dict[Place, str] = {
     ("task", "target"): "--target",
     ("task", "objectives"): "--objective",
     ("task", "constraints"): "--constraint",
+    ("task", "measures"): "--measure",
     ("task", "starts"): "--starts",
     ("task", "region"): "--region",
     ("task", "search"): "--search",

@@ -101,6 +101,7 @@ def _problem(task: OptimizeTask, decoder: Decoder, targets: Tensor | None) -> tu
             )
     aimed = [one.with_target(task.target) if targets is not None else one for one in objectives]
     limits = [one.with_target(task.target) if targets is not None else one for one in task.constraints]
+    judges = [one.with_target(task.target) if targets is not None else one for one in task.measures]
     if targets is not None and not any(_uses_target(one) for one in (*aimed, *limits)):
         names = ", ".join(repr(one.name or one.kind_name()) for one in (*aimed, *limits))
         raise ConfigError(f"no objective could use the target ({names} take none): drop the target, or add 'mse'")
@@ -110,10 +111,12 @@ def _problem(task: OptimizeTask, decoder: Decoder, targets: Tensor | None) -> tu
         )
     region = task.region or default_region(decoder.space.prior)
     terms = build_terms(aimed, decoder)
+    constraints = build_terms(limits, decoder, taken=[term.name for term in terms])
     problem = Problem(
         decoder,
         terms,
-        constraints=build_terms(limits, decoder, taken=[term.name for term in terms]),
+        constraints=constraints,
+        measures=build_terms(judges, decoder, taken=[term.name for term in (*terms, *constraints)]),
         region=region.resolve(decoder.space, None if decoder.encoder is None else decoder.encode),
         targets=1 if targets is None else len(targets),
         pareto=task.pareto,

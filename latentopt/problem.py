@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,7 @@ class Problem:
         region: where rows may go.
         targets: T, how many targets rows may be for.
         pareto: whether the terms are traded off as a front, rather than summed.
+        measures: objectives that judge what was found, and take no part in the search.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Problem:
         region: Region | None = None,
         targets: int = 1,
         pareto: bool = False,
+        measures: Sequence[Term] = (),
     ) -> None:
         for constraint in constraints:
             if not isinstance(constraint.goal, Bound):
@@ -56,7 +59,7 @@ class Problem:
                     "give it at_most, at_least, between or equals"
                 )
         self.decoder, self.space = decoder, decoder.space
-        self.terms, self.constraints = tuple(terms), tuple(constraints)
+        self.terms, self.constraints, self.measures = tuple(terms), tuple(constraints), tuple(measures)
         self.region = region or Region("free")
         self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
@@ -237,6 +240,21 @@ class Problem:
             designs = self.decoder.decode(z_MD)
             return self._evaluate(Candidates(z_MD, designs, target_M)), designs
 
+    def measured(self, z_MD: Tensor, target_M: Tensor, designs: Tensor) -> dict[str, Tensor]:
+        """What each measure says of these rows and their designs `(M, ...)`, by name, `(M,)` each."""
+        found: dict[str, list[Tensor]] = {term.name: [] for term in self.measures}
+
+        def block(term: Term, rows: slice) -> None:
+            found[term.name].append(term.values(Candidates(z_MD[rows], designs[rows], target_M[rows])).detach())
+
+        with torch.no_grad():
+            for term in self.measures:
+                if term.across_rows:
+                    block(term, slice(None))
+                else:
+                    self.decoder.each_block(len(z_MD), functools.partial(block, term))
+        return {name: torch.cat(parts) for name, parts in found.items() if parts}
+
     def screen(self, z_MD: Tensor) -> Tensor:
         """The merit of every row for every target `(M, T)`; each row is decoded once."""
         merit_MT = self._zero.new_empty(len(z_MD), self.targets)
@@ -323,6 +341,8 @@ class Problem:
                     self._without_gradient.append(term.name)
                 if looked.constant is not None:
                     self._constant[term.name] = looked.constant
+            for term in self.measures:
+                term.look(candidates, self.targets)
             if self.constraints:
                 self._scale_constraints(self._evaluate(candidates).detach())
 

@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentopt import __version__, reportcharts, store
+from latentopt import __version__, knownsection, reportcharts, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.maps import along
@@ -98,6 +98,8 @@ def _read(run: Result | str | Path) -> Run:
         found = Run("Result", run, {})
     else:
         path = Path(run)
+        if not path.is_dir():
+            raise InputFileError(f"{path} is no folder: give the folder of a run, as --out named it")
         about: dict[str, Any] = {}
         if (path / ABOUT).is_file():
             try:
@@ -176,6 +178,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "fronts": _fronts(result, targets, look, points),
         "points": _points(result, points, look),
         "constraints": _constraints(result, targets),
+        "known": knownsection.section(result, points),
         "spent": reportcharts.spent(result.history),
         "cost": result.cost,
         "limits": _limits(result),
@@ -216,6 +219,7 @@ def _row(result: Result, row: int) -> dict[str, Any]:
     return {
         "loss": float(result.losses[row]),
         "terms": {name: float(value[row]) for name, value in result.terms.items()},
+        "measures": {name: float(value[row]) for name, value in result.measures.items()},
         "inside": bool(result.realism.inside[row]),
         "realism": result.realism.sentence(row),
         "violation": violation,

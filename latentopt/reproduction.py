@@ -79,6 +79,7 @@ def reproduce(
     decoder: Any = None,
     objectives: Any = None,
     constraints: Any = None,
+    measures: Any = None,
     out: str | Path | None = None,
     trust_code: bool = False,
     on_report: OnReport | None = None,
@@ -87,7 +88,7 @@ def reproduce(
 
     Args:
         source: the folder of a run, or a PNG that was drawn into one.
-        decoder, objectives, constraints: those that were given in Python, which no file can hold.
+        decoder, objectives, constraints, measures: those that were given in Python, which no file can hold.
         out: a new folder to keep the second run in.
         trust_code: whether the source may name code, and files outside of it: give it to runs of your own.
         on_report: called with a `Report` as the run goes on.
@@ -96,7 +97,8 @@ def reproduce(
     """
     with kept(source) as run:
         built = None if decoder is None else api.load_decoder(decoder)
-        config = run.config(trust_code=trust_code, decoder=built, objectives=objectives, constraints=constraints)
+        given = {"objectives": objectives, "constraints": constraints, "measures": measures}
+        config = run.config(trust_code=trust_code, decoder=built, **given)
         return again(run, config, built or api.load_decoder(config.decoder), out=out, on_report=on_report)
 
 

@@ -55,6 +55,7 @@ class Best:
     terms: dict[str, Any]
     realism: Realism
     feasible: Any
+    measures: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ class Result:
 
     `latents (N, *latent_shape)`, `designs (N, ...)`, `losses (N,)`, `target_index (N,)`, `violations (N,)` (0 where every
     constraint holds), `best_steps (N,)` (the step of the last stage at which each row was best, 0 for its start), `terms`
-    by name `(N,)` with their raw sign, `targets (T, ...)` where designs were to be matched, `realism`, `cost`, `history`
-    (one entry a report), `config` (as plain data, its numbers by value in `arrays`), `stopped` ("finished", "budget" or
-    "interrupted"), `diverged` (rows lost to NaN or infinity), `notes`, and `search`: what the stages kept as a whole, such
-    as a subspace's `centre_D` and `basis_DK`, by "stage.name". `latent_std (D,)` is the prior's standard deviation of each
-    latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
-    what `top` measures distances by (None in runs that were saved without them). `starts (S, D)` are starts of the search and
-    `prior_draws (P, D)` draws from the prior, at most 256 of each and fewer of long latents: what a map is drawn over.
+    by name `(N,)` with their raw sign, `measures` by name `(N,)`: what took no part in the search, `targets (T, ...)`
+    where designs were to be matched, `realism`, `cost`, `history` (one entry a report), `config` (as plain data, its
+    numbers by value in `arrays`), `stopped` ("finished", "budget" or "interrupted"), `diverged` (rows lost to NaN or
+    infinity), `notes`, and `search`: what the stages kept as a whole, such as a subspace's `centre_D` and `basis_DK`, by
+    "stage.name". `latent_std (D,)` is the prior's standard deviation of each latent value, and `design_spread` the median
+    root mean square difference between designs of a few draws from it: what `top` measures distances by (None in runs
+    that were saved without them). `starts (S, D)` are starts of the search and `prior_draws (P, D)` draws from the prior,
+    at most 256 of each and fewer of long latents: what a map is drawn over.
 
     Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
     volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
@@ -99,6 +101,7 @@ class Result:
     design_spread: float | None = None
     starts: Tensor | None = None
     prior_draws: Tensor | None = None
+    measures: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -149,17 +152,18 @@ class Result:
             raise ConfigError("these are no designs at all, so none is the best: look at len() first")
         found = self.take(rows)
         if len(rows) > 1:
-            return Best(found.latents, found.designs, found.losses, found.terms, found.realism, found.feasible)
-        terms = {name: float(value[0]) for name, value in found.terms.items()}
-        return Best(
-            found.latents[0], found.designs[0], float(found.losses[0]), terms, found.realism, bool(found.feasible[0])
-        )
+            figures = found.latents, found.designs, found.losses, found.terms
+            return Best(*figures, found.realism, found.feasible, found.measures)
+        terms, measures = ({name: float(v[0]) for name, v in part.items()} for part in (found.terms, found.measures))
+        figures = found.latents[0], found.designs[0], float(found.losses[0]), terms  # type: ignore[assignment]
+        return Best(*figures, found.realism, bool(found.feasible[0]), measures)
 
     def take(self, rows: Tensor) -> Result:
         """The same result of these rows alone (indices, in this order)."""
-        parts = {name: getattr(self, name)[rows] for name in _ROW_FIELDS}
-        terms = {name: value[rows] for name, value in self.terms.items()}
-        return Result(**{**self.__dict__, **parts, "terms": terms, "realism": self.realism.take(rows)})
+        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ROW_FIELDS}
+        for name in ("terms", "measures"):
+            parts[name] = {each: value[rows] for each, value in getattr(self, name).items()}
+        return Result(**{**self.__dict__, **parts, "realism": self.realism.take(rows)})
 
     def top(self, k: int, target: int = 0, distinct: bool | float | tuple[float, float] = False) -> Result:
         """The k best rows of one target, fewer where there are fewer.
@@ -240,6 +244,7 @@ class Result:
             "best": {
                 "loss": plain(best.loss),
                 "terms": {name: plain(value) for name, value in best.terms.items()},
+                **({"measures": {name: plain(v) for name, v in best.measures.items()}} if self.measures else {}),
                 "feasible": plain(best.feasible),
                 "realism": best.realism.summary(),
             },
@@ -268,6 +273,7 @@ class Result:
         """Write tensors and summary into a folder that is there, in the place of older ones."""
         tensors = {name: getattr(self, name) for name in _ROW_FIELDS}
         tensors |= {f"terms.{name}": value for name, value in self.terms.items()}
+        tensors |= {f"measures.{name}": value for name, value in self.measures.items()}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         tensors |= {f"search.{name}": value for name, value in self.search.items()}
         tensors |= {name: value for name in _WHOLE if (value := getattr(self, name)) is not None}
@@ -282,6 +288,7 @@ class Result:
             "design_spread": self.design_spread,
             "realism": facts,
             "terms": list(self.terms),
+            "measures": list(self.measures),
             **({"best": self.summary()["best"], "designs": len(self)} if len(self) else {}),  # for lists of runs
         }
         _save_tensors(path / TENSORS, tensors)
@@ -399,6 +406,7 @@ def load(folder: str | Path) -> Result:
         return Result(
             **{name: tensors[name] for name in _ROW_FIELDS},
             terms={name: tensors[f"terms.{name}"] for name in about.get("terms", _under("terms.", tensors))},
+            measures={name: tensors[f"measures.{name}"] for name in about.get("measures", ())},
             realism=realism,
             cost=Cost(**about["cost"]),
             history=history,

@@ -87,15 +87,15 @@ def cost_words(cost: Cost) -> str:
     return f"{cost.forward_rows} rows decoded, {cost.backward_rows} gradients taken, {cost.seconds:.1f} s"
 
 
-def show_result(screen: Screen, result: Result) -> None:
-    """Each target's best design in a table, then realism, cost and notes in words."""
+def show_result(screen: Screen, result: Result, known: Sequence[str] = ()) -> None:
+    """Each target's best design in a table, then realism, what is `known` to compare with, cost and notes in words."""
     firsts = [int((result.target_index == t).nonzero()[0, 0]) for t in result.target_index.unique().tolist()]
-    terms = list(result.terms)
+    terms = {**result.terms, **result.measures}
     held = [] if not result.constrained else ["feasible"]
     figures = ["target", "loss", *(name for name in terms if name != "loss")]
     table = new_table(*figures, *held, "realism", right=figures)
     for row in firsts[:_MOST_TARGETS]:
-        values = [f"{float(result.terms[name][row]):.4g}" for name in figures[2:]]
+        values = [f"{float(terms[name][row]):.4g}" for name in figures[2:]]
         inside = "inside" if bool(result.realism.inside[row]) else "outside"
         feasible = "yes" if bool(result.feasible[row]) else f"no, by {float(result.violations[row]):.2g}"
         kept = [feasible] if held else []
@@ -109,6 +109,8 @@ def show_result(screen: Screen, result: Result) -> None:
         fronts = [f"{n} designs, hypervolume {float(v):.4g}" for n, v in zip(counts, result.hypervolumes, strict=True)]
         screen.say(f"front    {'; '.join(fronts[:_MOST_TARGETS])}")
     screen.say(f"realism  {result.best.realism if result.hypervolumes is None else result.realism}")
+    for sentence in known:
+        screen.say(f"known    {sentence}")
     screen.say(f"cost     {cost_words(result.cost)}")
     if result.stopped != "finished":
         ended = (

@@ -1,0 +1,155 @@
+"""What is known beforehand of a run's terms, and how what it found compares: with bounds, and with sets of known designs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from latentopt.arrayfield import Array
+from latentopt.coderef import named_code
+from latentopt.errors import LatentoptError
+from latentopt.goals import Bound, goal_loss
+from latentopt.interfaces import ObjectiveConfig, Reference
+from latentopt.registry import installed
+from latentopt.result import Result
+
+# A folder that is not there: what a run's config names by path is not opened for a report.
+_NOWHERE = Path("/nonexistent/latentopt")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The best design of a set that is known beforehand, by the run's own loss: of how many, its figures, and its terms."""
+
+    name: str
+    count: int
+    loss: float
+    violation: float
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Between:
+    """One term of the best design found, and each bound at that design's place on the axis."""
+
+    term: str
+    value: float
+    axis: str
+    at: float
+    bounds: dict[str, float]
+
+
+def references(result: Result, target: int = 0) -> dict[str, Reference]:
+    """What the objectives of a run say is known of their values, by term and measure; of those that say something.
+
+    The designs asked about are the result's. Only objectives of installed plugins are asked, and none that names code or a
+    file: a received run opens and imports nothing.
+    """
+    found = {}
+    for name, config in _configs(result, target).items():
+        reference = config.reference(result.designs)
+        if reference is not None:
+            found[name] = reference
+    return found
+
+
+def standings(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[Known]:
+    """The best of each set of known designs that every objective and constraint of the run knows the values of.
+
+    Feasible designs come first, as in a search. A front has no best, so there are none.
+    """
+    if result.reference is not None:
+        return []
+    configs = {name: one for name, one in _configs(result, target).items() if name in result.terms}
+    if len(configs) < len(result.terms) or not configs:
+        return []
+    given = references(result, target) if given is None else given
+    sets: list[dict[str, tuple[Tensor, Tensor]]] = [
+        dict(given[name].known) if name in given else {} for name in configs
+    ]
+    objectives = len(result.terms) - len(result.config["task"].get("constraints") or [])
+    found = []
+    for name in (one for one in sets[0] if all(one in other for other in sets)):
+        values = [one[name][1].double() for one in sets]
+        if len({len(value_P) for value_P in values}) > 1 or not len(values[0]):
+            continue
+        loss_P, violation_P = torch.zeros_like(values[0]), torch.zeros_like(values[0])
+        for place, (config, value_P) in enumerate(zip(configs.values(), values, strict=True)):
+            if place < objectives:
+                loss_P = loss_P + config.weight * goal_loss(config.goal, value_P)
+            else:
+                goal = cast(Bound, config.goal)
+                violation_P = violation_P + goal.beyond(goal.shortfall(value_P))
+        sound_P = torch.isfinite(loss_P) & torch.isfinite(violation_P)
+        if not bool(sound_P.any()):
+            continue
+        least = violation_P[sound_P].min()
+        row = int(torch.where(sound_P & (violation_P <= least), loss_P, torch.inf).argmin())
+        terms = {term: float(value_P[row]) for term, value_P in zip(configs, values, strict=True)}
+        found.append(Known(name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms))
+    return found
+
+
+def between(result: Result, row: int, given: dict[str, Reference]) -> list[Between]:
+    """One row's terms and measures beside the bounds at its own place on the axis; of those that have bounds."""
+    found = []
+    for name, reference in given.items():
+        if not reference.bounds:
+            continue
+        at = float(reference.of_N[row])
+        value = float({**result.terms, **result.measures}[name][row])
+        bounds = {each: _on(curve, at) for each, curve in reference.bounds.items()}
+        found.append(Between(name, value, reference.axis, at, bounds))
+    return found
+
+
+def _on(curve: tuple[Tensor, Tensor], at: float) -> float:
+    axis_K, value_K = (one.double().cpu().numpy() for one in curve)
+    return float(np.interp(at, axis_K, value_K))
+
+
+# ---------------------------------------------------------------------- the objectives of a run
+
+
+def _configs(result: Result, target: int) -> dict[str, ObjectiveConfig]:
+    """The run's objectives, constraints and measures by the names of their values; of those that can be asked."""
+    task = result.config.get("task") or {}
+    plain = [one for slot in ("objectives", "constraints") for one in _list(task.get(slot))]
+    pairs = [*zip(result.terms, plain, strict=False), *zip(result.measures, _list(task.get("measures")), strict=False)]
+    return {name: config for name, one in pairs for config in _built(one, result, target)}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _built(plain: Any, result: Result, target: int) -> Iterator[ObjectiveConfig]:
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    try:
+        cls = installed().kinds("objectives").get(kind) if isinstance(kind, str) else None
+        if cls is None or not issubclass(cls, ObjectiveConfig) or cls.reference is ObjectiveConfig.reference:
+            return
+        values = _with_arrays(plain, result.arrays)
+        config = cls.model_validate(values, context={"folder": _NOWHERE, "within": _NOWHERE})
+        if named_code(config):
+            return
+    except (LatentoptError, ValidationError):
+        return
+    aimed = result.targets is not None and target < len(result.targets)
+    yield config.with_target(Array(result.targets[target : target + 1])) if aimed else config  # type: ignore[index]
+
+
+def _with_arrays(value: Any, arrays: dict[str, Tensor]) -> Any:
+    """The same plain data with the numbers that were kept beside it in their places."""
+    if isinstance(value, dict):
+        if value.get("key") in arrays and value.get("stored"):
+            return arrays[value["key"]]
+        return {key: _with_arrays(one, arrays) for key, one in value.items()}
+    return [_with_arrays(one, arrays) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,113 @@
+"""The part of a report that sets what was found beside what is known: bounds that theory gives, and known designs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from latentopt import known
+from latentopt.interfaces import Reference
+from latentopt.plotbox import Axis, Chart, dot, line, number
+from latentopt.result import Result
+
+_MOST_KNOWN, _MOST_ON_CURVE = 500, 120  # known designs and points of a curve that are drawn
+_SETS = ("prior", "start")  # looks of the sets of known designs
+_CURVES = ("run run2", "run run3", "run run5", "run run4")
+
+
+def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
+    """Charts, comparisons and bounds of a run whose objectives say what is known; None where none does.
+
+    `points`: the index of each shown row's design. A plugin's reference that fails must not cost the report: it says so.
+    """
+    try:
+        given = known.references(result)
+        if not given:
+            return None
+        best = int(result.firsts()[0])
+        values = {**result.terms, **result.measures}
+        return {
+            "charts": [_chart(result, name, values[name], one, points) for name, one in given.items()],
+            "sets": known.standings(result, given=given) if result.n_targets == 1 else [],
+            "between": known.between(result, best, given) if result.reference is None else [],
+            "loss": float(result.losses[best]),
+            "violation": float(result.violations[best]),
+            "error": "",
+        }
+    except Exception as error:  # a plugin's code
+        words = f"What is known beforehand could not be shown ({type(error).__name__}: {error})"
+        return {"charts": [], "sets": [], "between": [], "loss": math.nan, "violation": 0.0, "error": words}
+
+
+def _chart(result: Result, name: str, value_N: Tensor, given: Reference, points: dict[int, int]) -> Chart:
+    """One value over its axis: known designs, bounds over them, and what was found."""
+    sets = {each: _thinned(*pair) for each, pair in given.known.items()}
+    curves = {each: _on_curve(*pair) for each, pair in given.bounds.items()}
+    found = [(row, float(given.of_N[row]), float(value_N[row])) for row in points]
+    every = [*(pair for pairs in (*sets.values(), *curves.values()) for pair in pairs), *((x, y) for _, x, y in found)]
+    across, up = Axis.over([x for x, _ in every]), Axis.over([y for _, y in every], down=True)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return across.place(x), up.place(y)
+
+    marks, legend = [], []
+    for index, (each, pairs) in enumerate(sets.items()):
+        look = _SETS[index % len(_SETS)]
+        marks += [dot(*place(x, y), look) for x, y in pairs if math.isfinite(x + y)]
+        legend.append((look, each))
+    for index, (each, pairs) in enumerate(curves.items()):
+        look = _CURVES[index % len(_CURVES)]
+        marks.append(line([place(x, y) for x, y in pairs if math.isfinite(x + y)], look))
+        legend.append((look, each))
+    best = set(result.firsts().tolist()) if result.reference is None else set()
+    for row, x, y in sorted(found, key=lambda one: (one[0] in best, -one[0])):
+        look = "top" if row in best else "end" if bool(result.realism.inside[row]) else "end out"
+        marks += [dot(*place(x, y), look, points[row])] if math.isfinite(x + y) else []
+    legend = [*([("top", "best")] if best else []), ("end", "found"), *legend]
+    return Chart(
+        label=f"{name} over {given.axis}: {len(found)} designs found, beside what is known",
+        marks=Markup("").join(marks),
+        x_label=given.axis,
+        y_label=name,
+        x_ticks=across.ticks(4),
+        y_ticks=up.ticks(5),
+        aspect="4 / 3",
+        legend=legend,
+        words="Touch a point, or point at it, to see its design.",
+    )
+
+
+def _thinned(x_P: Tensor, y_P: Tensor) -> list[tuple[float, float]]:
+    rows = slice(None, None, max(1, math.ceil(len(x_P) / _MOST_KNOWN)))
+    return [(float(x), float(y)) for x, y in zip(x_P[rows], y_P[rows], strict=True)]
+
+
+def _on_curve(x_K: Tensor, y_K: Tensor) -> list[tuple[float, float]]:
+    rows = torch.linspace(0, len(x_K) - 1, min(len(x_K), _MOST_ON_CURVE)).round().long()
+    return [(float(x), float(y)) for x, y in zip(x_K[rows], y_K[rows], strict=True)]
+
+
+def sentences(result: Result) -> list[str]:
+    """How the best of a run compares with what is known, for a terminal: a sentence a set, and one a bounded value."""
+    if result.reference is not None or result.n_targets != 1:
+        return []
+    try:
+        return list(_sentences(result))
+    except Exception as error:  # a plugin's code, and the run is over: what it found is shown all the same
+        return [f"what is known beforehand could not be told ({type(error).__name__}: {error})"]
+
+
+def _sentences(result: Result) -> Iterator[str]:
+    given = known.references(result)
+    best = int(result.firsts()[0])
+    for one in known.standings(result, given=given):
+        broken = f", and breaks the constraints by {number(one.violation)}" if one.violation > 0 else ""
+        yield f"the best of {one.name} has the loss {number(one.loss)}{broken}"
+    for each in known.between(result, best, given):
+        bounds = ", ".join(f"{name} {number(value)}" for name, value in each.bounds.items())
+        yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}"

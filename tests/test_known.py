@@ -1,0 +1,202 @@
+"""What is judged beside the search, and what is known beforehand: measures, bounds, sets of known designs."""
+
+import json
+from typing import Literal
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import latentopt as lo
+from latentopt import known, knownsection, registry
+from latentopt.cli import app
+from latentopt.testing import toy_decoders
+
+GIVEN = torch.linspace(0.1, 0.9, 41)
+
+
+class Bright(lo.ObjectiveConfig):
+    """Mean of a design, known to lie between 0 and 1, and known of 41 designs."""
+
+    kind: Literal["bright"] = "bright"
+    scale: float = 1.0
+    mask: lo.Array | None = None
+
+    def build(self, decoder):
+        return lambda c: self.scale * c.designs.flatten(1).mean(1)
+
+    def reference(self, designs):
+        spread_N = designs.flatten(1).std(1)
+        axis = torch.tensor([0.0, 1.0])
+        return lo.Reference(
+            "spread",
+            spread_N,
+            bounds={"none": (axis, 0 * axis), "all": (axis, self.scale * (1 + axis))},
+            known={"shades": (0 * GIVEN, self.scale * GIVEN), "one shade": (0 * GIVEN[:1], self.scale * GIVEN[-1:])},
+        )
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """The objective above among the installed ones."""
+    found = registry.load()
+    kinds = {**found.kinds("objectives"), "bright": Bright}
+    monkeypatch.setattr(found, "kinds", lambda slot, real=found.kinds: kinds if slot == "objectives" else real(slot))
+    monkeypatch.setattr(known, "installed", lambda: found)
+
+
+def search(**more):
+    fast = {"starts": ["mean"], "search": {"kind": "adam", "steps": 5}, "seed": 0}
+    return lo.optimize(toy_decoders()["image"], **{**fast, **more})
+
+
+def test_measures_judge_what_was_found_and_change_nothing(tmp_path):
+    plain = search(objectives=[Bright()])
+    calls = []
+
+    def double(c):
+        calls.append(len(c.latents))
+        return 2 * c.designs.flatten(1).mean(1)
+
+    judged = search(objectives=[Bright()], measures=[double, Bright(scale=3)], out=tmp_path / "run")
+    assert judged.latents.equal(plain.latents)
+    assert judged.losses.equal(plain.losses)
+    assert list(judged.terms) == ["bright"]
+    assert list(judged.measures) == ["double", "bright_2"]
+    assert torch.allclose(judged.measures["double"], 2 * judged.terms["bright"])
+    assert torch.allclose(judged.measures["bright_2"], 3 * judged.terms["bright"])
+    assert judged.best.measures["double"] == pytest.approx(2 * judged.best.terms["bright"])
+    assert calls == [4, 1], "a look at the door, and one judgement of the row found"
+    loaded = lo.load(tmp_path / "run")
+    assert loaded.measures["double"].equal(judged.measures["double"])
+    assert loaded.top(1).measures["bright_2"].equal(judged.measures["bright_2"][:1])
+    about = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert about["best"]["measures"]["double"] == pytest.approx(2 * judged.best.terms["bright"])
+    given = {"decoder": toy_decoders()["image"], "objectives": [Bright()], "measures": [double, Bright(scale=3)]}
+    again = lo.reproduce(tmp_path / "run", **given)
+    assert again.same
+
+
+def test_a_measure_is_checked_at_the_door():
+    with pytest.raises(lo.ObjectiveError, match=r"objective 'bad' returned .* for 4 rows, expected a float tensor"):
+        search(objectives=[Bright()], measures=[bad])
+
+
+def bad(c):
+    return c.designs.sum()
+
+
+def test_measures_that_look_across_rows_see_all_of_them():
+    found = search(objectives=[Bright()], starts=[{"kind": "normal", "n": 3}], measures=[{"kind": "diversity"}])
+    assert found.measures["diversity"].shape == (3,)
+    assert bool(torch.isfinite(found.measures["diversity"]).all())
+
+
+def test_the_best_of_each_known_set_is_told_by_the_runs_own_loss_and_constraints():
+    found = search(
+        objectives=[Bright(goal={"equals": 0.3}, weight=2.0)],
+        constraints=[Bright(name="limit", goal={"at_least": 0.4})],
+    )
+    shades, one = lo.standings(found)
+    assert (shades.name, shades.count) == ("shades", 41)
+    assert shades.terms["bright"] == pytest.approx(0.4, abs=1e-6), (
+        "of those that keep the constraint, the nearest to 0.3"
+    )
+    assert shades.loss == pytest.approx(2 * 0.1**2, rel=1e-4)
+    assert shades.violation == pytest.approx(0, abs=1e-7)
+    assert one.terms == {"bright": pytest.approx(0.9), "limit": pytest.approx(0.9)}
+
+
+def test_a_set_that_some_objective_does_not_know_has_no_standing():
+    assert lo.standings(search(objectives=[Bright(), "prior"])) == []
+    assert lo.standings(search(objectives=[lambda c: c.latents.sum(1)])) == []
+    front = search(objectives=[Bright(), Bright(goal="maximize")], pareto=True)
+    assert lo.standings(front) == []
+
+
+def test_a_value_lies_between_its_bounds_at_its_own_place():
+    found = search(objectives=[Bright(scale=2)])
+    (one,) = known.between(found, 0, known.references(found))
+    assert one.axis == "spread"
+    assert one.at == pytest.approx(float(found.designs[0].std()))
+    assert one.bounds == {"none": 0.0, "all": pytest.approx(2 * (1 + one.at))}
+    assert one.value == found.best.terms["bright"]
+
+
+def test_arrays_of_the_run_reach_the_objective_and_files_do_not(tmp_path):
+    seen = []
+
+    class Masked(Bright):
+        kind: Literal["masked"] = "masked"
+
+        def reference(self, designs):
+            seen.append(self.mask.tensor())
+            return super().reference(designs)
+
+    registered = known.installed()
+    kinds = {**registered.kinds("objectives"), "masked": Masked}
+    registered.kinds = lambda slot: kinds
+    mask = torch.arange(4.0)
+    found = search(objectives=[Masked(mask=mask)])
+    assert list(known.references(found)) == ["masked"]
+    assert seen[0].equal(mask)
+    torch.save({}, tmp_path / "x.pt")
+    found.config["task"]["objectives"][0]["mask"] = {"path": str(tmp_path / "x.npy")}
+    assert known.references(found) == {}, "what a config names by path is not opened"
+
+
+def test_a_report_shows_it_and_escapes_it():
+    found = search(objectives=[Bright()], measures=[Bright(name="again")])
+    page = lo.report(found)
+    assert "Beside what is known" in page
+    assert "again, measured" in page
+    assert "shades (41)" in page
+    assert page.count('class="chart"') >= 4
+
+
+def test_names_of_what_is_known_are_escaped(monkeypatch):
+    text = "<img src=x onerror=alert(1)>"
+    found = search(objectives=[Bright(name=text)], measures=[Bright(name=f"{text} 2")])
+    axis = torch.tensor([0.0, 1.0])
+    wild = lo.Reference(text, torch.zeros(1), bounds={text: (axis, axis)}, known={text: (axis, axis)})
+    monkeypatch.setattr(Bright, "reference", lambda self, designs: wild)
+    page = lo.report(found)
+    assert "Beside what is known" in page
+    assert "<img src=x" not in page
+
+
+def test_a_reference_that_fails_costs_no_report(monkeypatch):
+    found = search(objectives=[Bright()])
+
+    def broken(self, designs):
+        raise ValueError("no table")
+
+    monkeypatch.setattr(Bright, "reference", broken)
+    assert "could not be shown (ValueError: no table)" in lo.report(found)
+    assert knownsection.sentences(found) == ["what is known beforehand could not be told (ValueError: no table)"]
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    assert "Beside what is known" not in lo.report(search(objectives=["prior"]))
+
+
+def test_the_command_line_says_it(tmp_path, monkeypatch):
+    found = search(objectives=[Bright()])
+    said = knownsection.sentences(found)
+    assert said[0] == "the best of shades has the loss 0.1"
+    assert said[2].startswith("bright ")
+    assert "none 0, all " in said[2]
+    options = [
+        "--decoder",
+        "digits",
+        "--objective",
+        "prior",
+        "--measure",
+        "{kind: prior, name: again}",
+        "--starts",
+        "mean",
+    ]
+    done = CliRunner().invoke(app, ["optimize", *options, "--search", "{kind: adam, steps: 2}", "--json"])
+    assert done.exit_code == 0, done.output
+    best = json.loads(done.stdout)["best"]
+    assert best["measures"]["again"] == pytest.approx(best["terms"]["prior"])
