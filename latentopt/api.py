@@ -23,6 +23,7 @@ from latentopt.config import (
     SampleTask,
     make_config,
     make_plugin_config,
+    placed,
     read_config,
     received_config,
 )
@@ -34,8 +35,8 @@ from latentopt.outputs import describe
 from latentopt.paths import path_points
 from latentopt.planning import DEFAULTS, memory_needed, plan
 from latentopt.problem import Problem
-from latentopt.result import Cost, Draws, Result, load, new_folder
-from latentopt.runfolder import RunFolder, differences, new_run, old_run, read_config_json
+from latentopt.result import Cost, Draws, Result, load
+from latentopt.runfolder import RunFolder, differences, new_run, now, old_run, read_config_json
 from latentopt.starts import build_starts
 from latentopt.trust import check_folder
 
@@ -147,8 +148,10 @@ def run(
 ) -> Result | Draws:
     """Run a config: a `RunConfig`, plain data, or the path of a YAML file with `changes` such as "task.search.0.lr=0.1"."""
     if isinstance(config, str | Path):
-        config = read_config(config, changes)
-    elif isinstance(config, dict):
+        found = read_config(config, changes)
+        with placed(config):
+            return run_with(found, load_decoder(found.decoder), out=out, on_report=on_report)
+    if isinstance(config, dict):
         config = make_config(config)
     return run_with(config, load_decoder(config.decoder), out=out, on_report=on_report)
 
@@ -178,14 +181,10 @@ def run_with(
     draw = _sample if isinstance(task, SampleTask) else _interpolate
     if out is None:
         return draw(config, task, decoder)  # type: ignore[arg-type]
-    made = not Path(out).exists()
-    path = new_folder(out)  # before the work, not after it
-    try:
+    with new_run(out) as folder:  # before the work, not after it
+        began = now()
         found = draw(config, task, decoder)  # type: ignore[arg-type]
-        found.save(path)
-    finally:
-        if made and not any(path.iterdir()):
-            path.rmdir()
+        folder.keep(found, decoder, began)
     return found
 
 

@@ -331,15 +331,19 @@ class Draws:
     def save(self, folder: str | Path) -> Path:
         """Write latents, designs and config into a new folder. Raises `ConfigError` where it exists."""
         path = new_folder(folder)
+        save_config(path, self.config, self.arrays)
+        self.write(path)
+        store.write_manifest(path)
+        return path
+
+    def write(self, path: Path) -> None:
+        """Write tensors and summary into a folder that is there, in the place of older ones."""
         tensors = {"latents": self.latents, "designs": self.designs}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         if self.times is not None:
             tensors["times"] = self.times
         _save_tensors(path / TENSORS, tensors)
-        save_config(path, self.config, self.arrays)
         store.write_json(path / SUMMARY, {"schema": SCHEMA, **self.summary()})
-        store.write_manifest(path)
-        return path
 
 
 def new_folder(folder: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of an optimize run while it is at work: what it is, its checkpoints and reports, and what came of it.
+"""The folder of a run while it is at work: what it is, its checkpoints and reports, and what came of it.
 
 config.json, arrays.safetensors   the run as it was resolved, and the numbers given to it by value
 run.json                          state, versions, the decoder's identity, the seed, when it began
@@ -31,7 +31,7 @@ from latentopt.checkpoints import Checkpoints
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.registry import installed
-from latentopt.result import CONFIG, HISTORY, Result, new_folder, save_config
+from latentopt.result import CONFIG, HISTORY, Draws, Result, new_folder, save_config
 
 SCHEMA = 1
 ABOUT, CHECKPOINTS = "run.json", "checkpoints"
@@ -59,12 +59,28 @@ class RunFolder:
         notes: list[str],
     ) -> None:
         """Write what the run is, before its first step."""
-        save_config(self.path, config, arrays)
         self._at_work = True
+        self._begin(config, arrays, decoder, targets, notes)
+
+    def keep(self, draws: Draws, decoder: Decoder, began: str) -> None:
+        """Write draws or a path, which are made in one go: what the run is, and what came of it."""
+        self._begin(draws.config, draws.arrays, decoder, None, [])
+        self.about["began"] = began
+        self.finish(draws)
+
+    def _begin(
+        self,
+        config: dict[str, Any],
+        arrays: dict[str, Tensor],
+        decoder: Decoder,
+        targets: Tensor | None,
+        notes: list[str],
+    ) -> None:
+        save_config(self.path, config, arrays)
         self.about = {
             "schema": SCHEMA,
             "status": "running",
-            "began": _now(),
+            "began": now(),
             "seed": config["seed"],
             "decoder": decoder_identity(decoder),
             "targets_sha256": None if targets is None else tensor_sha256(targets),
@@ -127,10 +143,11 @@ class RunFolder:
 
         return look
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Result | Draws) -> None:
         """Write what was found."""
         result.write(self.path)
-        self.about |= {"status": result.stopped, "ended": _now()}
+        stopped = result.stopped if isinstance(result, Result) else "finished"
+        self.about |= {"status": stopped, "ended": now()}
         self._write_about()
         store.write_manifest(self.path)
 
@@ -140,7 +157,7 @@ class RunFolder:
             return
         self.about |= {
             "status": "failed",
-            "ended": _now(),
+            "ended": now(),
             "error": f"{type(error).__name__}: {error}".splitlines()[0][:500],
         }
         try:
@@ -259,7 +276,8 @@ def tensor_sha256(value: Tensor) -> str:
     ).hexdigest()
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as run.json has it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

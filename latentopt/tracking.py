@@ -221,12 +221,19 @@ PLACES: dict[str, Callable[[str], Tracker]] = {
 
 def by_name(text: str) -> Tracker:
     """A tracker as the command line names it: `tensorboard=FOLDER`. Raises `ConfigError`."""
+    check(text)
+    kind, _, place = text.partition("=")
+    return PLACES[kind](place)
+
+
+def check(text: str) -> None:
+    """Raise `ConfigError` where `by_name` would not know such a tracker, or its library is not installed."""
     kind, _, place = text.partition("=")
     if kind not in PLACES:
         raise ConfigError(f"no tracking by {kind!r}: known are {', '.join(PLACES)}{suggest(kind, PLACES)}")
     if not place:
         raise ConfigError(f"where should {kind} keep the run? Give --track {kind}=FOLDER")
-    return PLACES[kind](place)
+    _module({"tensorboard": "torch.utils.tensorboard"}.get(kind, kind), kind, kind)
 
 
 # ---------------------------------------------------------------------- several at once

@@ -207,7 +207,7 @@ def test_a_finished_run_is_resumed_by_showing_it(runs):
 
 
 def test_only_searches_are_resumed(runs, tmp_path):
-    assert "is not the folder of an optimize run: run.json is missing" in call("resume", runs / "draws", code=2).stderr
+    assert "draws holds no optimize run: only those are resumed" in call("resume", runs / "draws", code=2).stderr
     assert "run.json is missing" in call("resume", tmp_path / "nothing", code=2).stderr
 
 
