@@ -216,6 +216,12 @@ def resume(
     check_folder(Path(folder))
     with old_run(folder) as kept:
         plain = read_config_json(kept.path)
+        edits = kept.edits(plain)
+        if edits:
+            raise ConfigError(
+                f"resume refused: config.json was changed since the run began: {', '.join(edits)}; put it back, or start a "
+                "new run"
+            )
         if decoder is not None:
             decoder = load_decoder(decoder)
         config = received_config(
@@ -262,12 +268,12 @@ def _optimize(
     targets = None if task.target is None else decoder.as_designs(task.target)
     notes = planned.notes
     if folder is not None and folder.begun:
-        notes = folder.go_on(decoder, targets)
+        notes = folder.go_on(decoder, targets, problem.seen)
         folder.keep_budget(config.budget.model_dump(mode="json", exclude_none=True))
     elif folder is not None:
         arrays: dict[str, Tensor] = {}
         plain = config.to_dict(arrays)
-        folder.begin(plain, arrays, decoder, targets, notes)
+        folder.begin(plain, arrays, decoder, targets, notes, problem.seen)
     if decoder.encoder is not None:
         realism.reference(decoder)  # once a decoder, before the run's clock starts
     clock = Clock(problem, config.budget)

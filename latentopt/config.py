@@ -22,6 +22,7 @@ from pydantic import (
     WrapValidator,
     create_model,
 )
+from pydantic_core import PydanticSerializationError
 from torch import Tensor
 
 from latentopt import trust
@@ -102,9 +103,13 @@ class RunConfig(StrictModel):
         """
 
         def dump(**choice: Any) -> dict[str, Any]:
-            return self.model_dump(
-                mode="json", exclude_none=True, context={"arrays": arrays, "paths": "include" in choice}, **choice
-            )
+            context = {"arrays": arrays, "paths": "include" in choice}
+            try:
+                return self.model_dump(mode="json", exclude_none=True, context=context, **choice)
+            except PydanticSerializationError as error:
+                # pydantic keeps what was raised as words alone: "Error calling function `_serialize`: Kind: words"
+                words = str(error).partition("`: ")[2].partition(": ")[2] or str(error)
+                raise ConfigError(words) from error
 
         # files that a decoder names, its weights and known designs, stay where they are: they are the same for many runs
         return {**dump(include={"decoder"}), **dump(exclude={"decoder"})}

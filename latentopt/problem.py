@@ -61,6 +61,9 @@ class Problem:
         self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
+        self.seen: dict[
+            str, list[float]
+        ] = {}  # what the check found: some latents and values of designs, each term's values
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
@@ -317,8 +320,10 @@ class Problem:
         with self.decoder.frozen(), torch.enable_grad():
             designs = self.decoder.forward(z)
             candidates = Candidates(z, designs, target_M)
+            self.seen = {"latents": _some_values(z), "designs": _some_values(designs)}
             for term in (*self.terms, *self.constraints):
                 looked = term.look(candidates, self.targets)
+                self.seen[f"term {term.name}"] = looked.values
                 if not looked.has_gradient:
                     self._without_gradient.append(term.name)
                 if looked.constant is not None:
@@ -391,6 +396,12 @@ class Problem:
             same = [name for name in self._without_gradient if name in self._constant]
             why += f" (constant for all draws: {', '.join(map(repr, same))})" if same else ""
         raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
+
+
+def _some_values(rows: Tensor) -> list[float]:
+    """At most 32 values, spread over all of them: enough to know them again by."""
+    flat = rows.detach().flatten()
+    return flat[:: -(-len(flat) // 32)].double().tolist()
 
 
 def _some(steering: Steering | None, rows: slice) -> Steering | None:

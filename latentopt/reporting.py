@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentopt import __version__, reportcharts, store
+from latentopt import __version__, reportcharts, runlist, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.maps import along
@@ -106,15 +106,22 @@ def _read(run: Result | str | Path) -> Run:
             except (OSError, ValueError, RecursionError) as error:
                 raise InputFileError(f"{path / ABOUT} cannot be read ({error}): it is damaged") from None
         if about.get("status") in ("running", "failed"):
-            why = f" ({about['error']})" if about.get("error") else ""
-            raise InputFileError(
-                f"the run in {path} is {about['status']}{why}: it has nothing to report until it is over"
-            )
+            raise InputFileError(_unreported(path))
         name = path.resolve().name or str(path)
         found = Run(name, load(path), about, str(path))
     if not len(found.result):
         raise ConfigError(f"{found.folder or 'the result'} holds no designs: there is nothing to report")
     return found
+
+
+def _unreported(path: Path) -> str:
+    """Why a run has nothing to report, in words."""
+    run = runlist.run_in(path)
+    if run.status == "failed":
+        return f"the run in {path} failed ({run.problem}): there is nothing to report"
+    if run.status == "running":
+        return f"the run in {path} is at work: report it when it is over"
+    return f"the run in {path} was killed before it ended: go on with it first, by latentopt resume {path}"
 
 
 def _named(runs: list[Run]) -> list[Run]:

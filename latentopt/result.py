@@ -350,18 +350,27 @@ def new_folder(folder: str | Path) -> Path:
     """A folder made for this run. Raises `ConfigError` where one with content is there already, or it cannot be made."""
     path = Path(folder)
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if is_there(path) and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
                 f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
             )
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot make the folder {path} ({error.strerror or error}): choose a place where you may write"
+            f"cannot make the folder {str(path)[:200]!r} ({getattr(error, 'strerror', None) or error}): choose a place where "
+            "you may write"
         ) from None
     if not os.access(path, os.W_OK):
         raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
     return path
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; of names that no file can have, not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
@@ -378,6 +387,8 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
+    if not path.is_dir():
+        raise InputFileError(f"there is no folder {path}: give the folder of a run, as out= or --out named it")
     check_folder(path)
     store.check_manifest(path)
     try:
@@ -397,6 +408,8 @@ def load(folder: str | Path) -> Result:
             f"the run in {path} has schema {about.get('schema') if isinstance(about, dict) else None}, "
             f"this version reads {SCHEMA}: update latentopt"
         )
+    if not all(_sound(entry) for entry in history):
+        raise InputFileError(f"{path / HISTORY} holds something else than reports: it is damaged")
     try:
         whole: dict[str, Any] = {name: tensors.get(name) for name in _WHOLE}
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
@@ -417,6 +430,19 @@ def load(folder: str | Path) -> Result:
         )
     except (KeyError, TypeError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
+
+
+_NUMBERS = ("stage", "step", "forward_rows", "backward_rows", "seconds")
+
+
+def _sound(entry: Any) -> bool:
+    """Whether an entry of the history is a report."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    lists = [entry.get(name) for name in ("best_T", "rows_N")]
+    if not all(isinstance(one, list) and all(isinstance(value, int | float) for value in one) for one in lists):
+        return False
+    return all(isinstance(entry.get(name), int | float) for name in _NUMBERS)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor], optional: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ from filelock import FileLock, Timeout
 from latentopt.errors import ConfigError, InputFileError
 
 MANIFEST = "manifest.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK, _OWNER = ".lock", ".owner.json"
 
 
@@ -35,14 +38,18 @@ def write(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only file system nothing can be taken away either
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: BaseException) -> InputFileError:
     """The error for a file or folder that cannot be written, in words."""
     text = (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
-    return InputFileError(f"cannot write {path} ({text}): free some space, or choose another place")
+    number = getattr(error, "errno", None)
+    remedy = "make its folder, or choose another place" if number == errno.ENOENT else "choose another place"
+    remedy = "free some space, or choose another place" if number in _FULL else remedy
+    return InputFileError(f"cannot write {path} ({text}): {remedy}")
 
 
 def append(path: Path, data: bytes) -> None:

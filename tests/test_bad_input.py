@@ -184,7 +184,7 @@ DECODERS = {
         ("Net", {"latent_shape": [0]}),
         "decoder.latent_shape.0: Input should be greater than or equal",
     ),
-    "no latent shape": (("Net", {"latent_shape": []}), "decoder.latent_shape: Tuple should have at least 1 item"),
+    "no latent shape": (("Net", {"latent_shape": []}), "decoder.latent_shape: expected at least 1, got 0"),
     "value range turned round": (("Net", {"value_range": [1, 0]}), "value_range must be (low, high) with low < high"),
     "prior turned round": (
         ("Net", {"prior": {"kind": "uniform", "low": 1, "high": 0}}),

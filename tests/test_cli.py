@@ -204,9 +204,10 @@ def test_code_that_a_config_names_is_said_before_it_is_imported(tmp_path):
     task = {"kind": "optimize", "objectives": [{"kind": "blackbox", "function": "no_such_module_here:score"}]}
     file.write_text(yaml.safe_dump({"decoder": "digits", "task": task}))
     found = call("run", file, code=2)
-    first, *_, last = found.stderr.splitlines()
+    first, second, *excerpt = found.stderr.splitlines()
     assert first == "this config runs code: no_such_module_here:score"
-    assert last.startswith("error: cannot import 'no_such_module_here'")
+    assert second.startswith(f"error: {file}:4:15: cannot import 'no_such_module_here'")
+    assert excerpt[1].rstrip().endswith("^")
 
 
 # ---------------------------------------------------------------------- failing
