@@ -288,12 +288,12 @@ def _optimize(
             on_report=on_report if folder is None else folder.watching(on_report),
             checkpoints=None if folder is None else folder.checkpoints,
         )
-    outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
-    odd = _range_note(decoder, targets)
-    if odd:
-        warnings.warn(odd, LatentoptWarning, stacklevel=5)
-        outcome.notes.append(odd)
-    found = _result(config, problem, outcome, clock, targets, task, z_ND)
+        outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
+        odd = _range_note(decoder, targets)
+        if odd:
+            warnings.warn(odd, LatentoptWarning, stacklevel=5)
+            outcome.notes.append(odd)
+        found = _result(config, problem, outcome, clock, targets, task, z_ND)
     if folder is not None:
         folder.finish(found)
     return found

@@ -235,7 +235,15 @@ class Problem:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
         with self.decoder.frozen(), torch.no_grad():
             designs = self.decoder.decode(z_MD)
-            return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            if self.across_rows:
+                return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            parts: list[Evaluation] = []
+
+            def block(rows: slice) -> None:  # terms take memory too
+                parts.append(self._evaluate(Candidates(z_MD[rows], designs[rows], target_M[rows])))
+
+            self.decoder.each_block(len(z_MD), block)
+            return Evaluation.join(parts), designs
 
     def screen(self, z_MD: Tensor) -> Tensor:
         """The merit of every row for every target `(M, T)`; each row is decoded once."""

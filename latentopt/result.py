@@ -347,9 +347,7 @@ def new_folder(folder: str | Path) -> Path:
     path = Path(folder)
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(
-                f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
-            )
+            raise ConfigError(taken(path))
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -358,6 +356,11 @@ def new_folder(folder: str | Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
     return path
+
+
+def taken(path: Path) -> str:
+    """The error for a folder that holds something already."""
+    return f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
 
 
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
