@@ -51,7 +51,7 @@ def as_if_killed(whole, folder, kept):
 
 
 def resumed_at_every_step(tmp_path, monkeypatch, given, again=None):
-    """A run resumed at each of its steps, of which this is the number; each time it ended as the one that was never stopped."""
+    """A run resumed at each of its steps, of which this is the number; it always ended as one that was never stopped."""
     whole = lo.optimize(decoder(), **given)
     found = all_checkpoints(tmp_path / "whole", monkeypatch, given)
     for kept in found:

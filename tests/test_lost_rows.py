@@ -111,9 +111,9 @@ never.calls = 0
 
 def test_a_run_whose_rows_are_all_lost_fails_and_says_why(tmp_path):
     never.calls = 0
+    objective = {"kind": "blackbox", "function": never, "name": "never"}
+    search = {"kind": "random", "evaluations": 20, "batch": 5}
     with pytest.raises(lo.DivergedError) as caught:
-        objective = {"kind": "blackbox", "function": never, "name": "never"}
-        search = {"kind": "random", "evaluations": 20, "batch": 5}
         lo.optimize("digits", objectives=[objective], search=search, starts="mean", out=tmp_path / "run")
     assert re.match(
         r"all \d+ rows diverged: term 'never' was NaN or infinite for every row at step \d+", str(caught.value)
@@ -126,7 +126,9 @@ def test_a_run_whose_rows_are_all_lost_fails_and_says_why(tmp_path):
 
 
 def test_the_command_line_exits_with_1_where_all_rows_are_lost(tmp_path, monkeypatch):
-    code = "calls = 0\n\ndef never(design):\n    global calls\n    calls += 1\n    return 1.0 if calls <= 4 else float('nan')\n"
+    code = (
+        "count = []\n\ndef never(design):\n    count.append(1)\n    return 1.0 if len(count) <= 4 else float('nan')\n"
+    )
     (tmp_path / "never_finite.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     objective = "{kind: blackbox, function: 'never_finite:never', name: never}"

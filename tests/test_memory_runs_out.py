@@ -20,7 +20,8 @@ from latentopt.testing import ToyImages, toy_decoders
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB")
 CPU = RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 2147483648 bytes."
 )
 ERRORS = pytest.mark.parametrize("error", [CUDA, CPU, MemoryError("no room")], ids=["cuda", "cpu", "python"])
 ROWS = 16

@@ -56,15 +56,21 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_threads_and_blocks_change_nothing_but_the_last_digits(threads):
-    """200 steps in float32. In the long form a block of all starts is large enough for torch to share it among threads."""
-    starts, side = figure((10, 8), (64, 32))
+@pytest.mark.parametrize("reached", [True, False], ids=["reached", "out of reach"])
+def test_threads_and_blocks_change_nothing_but_the_last_digits(reached, threads):
+    """200 steps in float32. In the long form a block of all starts is large enough for torch to share it among threads.
+
+    Around a least loss that is not zero, steps differ by rounding alone, and which of them is the best is chance: only
+    losses are compared there.
+    """
+    starts, side = figure((8, 8), (64, 32))
 
     def run(count, block):
         threads(count)
         decoder = lo.Decoder(ToyImages(4, (1, side, side)), 4, prior="normal", name="image", block_rows=block)
-        # out of reach, so that the least loss is a number and no rounding
-        target = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(5))
+        generator = torch.Generator().manual_seed(5)
+        away = torch.rand(1, 1, side, side, generator=generator)
+        target = decoder.decode(decoder.space.draw(1, generator)) if reached else away
         given = {"search": {"kind": "adam", "steps": 200}, "starts": {"kind": "prior", "n": starts}}
         return lo.optimize(decoder, target=target, seed=4, **given)
 
@@ -72,10 +78,7 @@ def test_threads_and_blocks_change_nothing_but_the_last_digits(threads):
     assert first.latents.dtype == torch.float32
     assert len(first.latents) == starts
     for other in others:
-        assert (by_start(other) - by_start(first)).abs().max() <= 1e-5
-        assert abs(other.best.loss - first.best.loss) <= 1e-4 * first.best.loss
-
-
-def by_start(found):
-    """The latents in an order that does not hang on the last digits of a loss."""
-    return found.latents[found.latents[:, 0].argsort()]
+        if reached:
+            assert (other.best.latent - first.best.latent).abs().max() <= 1e-5
+        else:
+            assert abs(other.best.loss - first.best.loss) <= 1e-4 * first.best.loss
