@@ -29,7 +29,7 @@ from latentopt.config import (
 )
 from latentopt.decoder import Decoder, LatentoptWarning
 from latentopt.driver import Outcome, drive
-from latentopt.errors import ConfigError, InputFileError, ShapeError
+from latentopt.errors import ConfigError, DivergedError, InputFileError, ShapeError
 from latentopt.interfaces import DecoderConfig, Evaluation, InterpolatorConfig, SamplerConfig
 from latentopt.outputs import describe
 from latentopt.paths import path_points
@@ -293,12 +293,12 @@ def _optimize(
             on_report=on_report if folder is None else folder.watching(on_report),
             checkpoints=None if folder is None else folder.checkpoints,
         )
-    outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
-    odd = _range_note(decoder, targets)
-    if odd:
-        warnings.warn(odd, LatentoptWarning, stacklevel=5)
-        outcome.notes.append(odd)
-    found = _result(config, problem, outcome, clock, targets, task, z_ND)
+        outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
+        odd = _range_note(decoder, targets)
+        if odd:
+            warnings.warn(odd, LatentoptWarning, stacklevel=5)
+            outcome.notes.append(odd)
+        found = _result(config, problem, outcome, clock, targets, task, z_ND)
     if folder is not None:
         folder.finish(found)
     return found
@@ -338,7 +338,12 @@ def _result(
         warnings.warn(text, LatentoptWarning, stacklevel=2)
     latents = decoder.space.unflatten(outcome.z_ND).cpu()
     target, loss, violation = outcome.target_N.cpu(), evaluation.loss_M.cpu(), evaluation.violation_M.cpu()
-    order = torch.arange(len(loss))
+    order = torch.nonzero(torch.isfinite(loss) & torch.isfinite(violation))[:, 0]
+    if len(order) < len(loss):  # an objective that gives a row another value each time
+        lost = f"{len(loss) - len(order)} of {len(loss)} designs"
+        if not len(order):
+            raise DivergedError(f"{lost} turned out NaN or infinite when judged at the end: look at the objectives")
+        outcome.notes.append(f"{lost} turned out NaN or infinite when judged at the end, and are left out")
     for key in (loss, violation, target):  # stable sorts, the most important key last
         order = order[key[order].argsort(stable=True)]
     arrays: dict[str, Tensor] = {}

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from latentopt import rng
 from latentopt.decoder import Decoder
-from latentopt.errors import ConfigError, GradientError
+from latentopt.errors import ConfigError, GradientError, OutOfMemoryError
 from latentopt.goals import Bound, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares
 from latentopt.linearize import Linearized, Linearizer
-from latentopt.outputs import is_out_of_memory
+from latentopt.outputs import is_out_of_memory, no_room
 from latentopt.regions import Region
 from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
 from latentopt.terms import Term
@@ -238,7 +238,15 @@ class Problem:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
         with self.decoder.frozen(), torch.no_grad():
             designs = self.decoder.decode(z_MD)
-            return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            if self.across_rows:
+                return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            parts: list[Evaluation] = []
+
+            def block(rows: slice) -> None:  # terms take memory too
+                parts.append(self._evaluate(Candidates(z_MD[rows], designs[rows], target_M[rows])))
+
+            self.decoder.each_block(len(z_MD), block)
+            return Evaluation.join(parts), designs
 
     def screen(self, z_MD: Tensor) -> Tensor:
         """The merit of every row for every target `(M, T)`; each row is decoded once."""
@@ -310,9 +318,22 @@ class Problem:
     def check(self) -> None:
         """One evaluation of a few prior draws: every term must give finite real numbers, and may or may not have gradients.
 
-        Raises `ObjectiveError` naming the term, what it returned and the remedy.
+        Raises `ObjectiveError` naming the term, what it returned and the remedy; `OutOfMemoryError` where a row is too much.
         """
         n = _CHECK_ROWS if self.across_rows else min(_CHECK_ROWS, self.decoder.block_rows)
+        while True:
+            try:
+                return self._check(n)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if n == 1:
+                    raise OutOfMemoryError(no_room(self.decoder.name, 1, error)) from error
+            self.decoder.halve_block(n)
+            n //= 2
+
+    def _check(self, n: int) -> None:
+        """The same on so many draws."""
         draws = self.space.draw(n, rng.generator(0)).to(self._zero)
         target_M = torch.arange(n, device=draws.device) % self.targets
         z = self.project(draws).detach().requires_grad_(True)

@@ -351,9 +351,7 @@ def new_folder(folder: str | Path) -> Path:
     path = Path(folder)
     try:
         if is_there(path) and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(
-                f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
-            )
+            raise ConfigError(taken(path))
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -371,6 +369,11 @@ def is_there(path: str | Path) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def taken(path: Path) -> str:
+    """The error for a folder that holds something already."""
+    return f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
 
 
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ import math
 import platform
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from latentopt.checkpoints import Checkpoints
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.registry import installed
-from latentopt.result import CONFIG, HISTORY, Draws, Result, is_there, new_folder, save_config
+from latentopt.result import CONFIG, HISTORY, Draws, Result, is_there, new_folder, save_config, taken
 
 SCHEMA = 1
 ABOUT, CHECKPOINTS = "run.json", "checkpoints"
@@ -203,12 +203,18 @@ def new_run(path: str | Path) -> Iterator[RunFolder]:
     folder = new_folder(path)
     run = RunFolder(folder, {})
     try:
-        with store.locked(folder), _noting(run):
-            yield run
+        with store.locked(folder):
+            if not store.is_empty(folder):  # another process was at work here since it was looked at
+                raise ConfigError(taken(folder))
+            try:
+                with _noting(run):
+                    yield run
+            finally:
+                if made and not run.begun:
+                    store.remove_lock(folder)
     finally:
         if made and not run.begun:
-            store.remove_lock(folder)
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # another process has it now
                 folder.rmdir()
 
 
