@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import latentopt as lo
 from latentopt import cli, pictures, rng, runfolder
-from latentopt.testing import ToyImages
+from latentopt.testing import ToyImages, toy_decoders
 
 STEPS, STEP, ROW = 20, 5, 2
 
@@ -172,3 +172,19 @@ def test_no_infinite_loss_reaches_a_result_or_a_picture(kind, bad, tmp_path):
             assert all(np.isfinite(np.asarray(line.get_xydata(), dtype=float)).all() for line in axes.lines)
     page = lo.report(tmp_path / "run")
     assert not re.search(r">\s*-?(inf|nan)\s*<", page, re.IGNORECASE)
+
+
+def test_designs_that_turn_out_nan_at_the_end_are_left_out():
+    """An objective that judges a row otherwise when it is alone among so many."""
+
+    def moody(c):
+        value = c.latents.square().sum(1)
+        return torch.where(torch.arange(len(value)) == 0, torch.nan, value) if not c.latents.requires_grad else value
+
+    given = {"starts": [{"kind": "normal", "n": 3}], "search": {"kind": "adam", "steps": 4}}
+    found = lo.optimize(toy_decoders()["image"], objectives=[moody], **given)
+    assert len(found) == 2
+    assert bool(torch.isfinite(found.losses).all())
+    assert "1 of 3 designs turned out NaN or infinite when judged at the end, and are left out" in found.notes
+    with pytest.raises(lo.DivergedError, match="1 of 1 designs turned out NaN or infinite when judged at the end"):
+        lo.optimize(toy_decoders()["image"], objectives=[moody], **{**given, "starts": ["mean"]})
