@@ -86,7 +86,9 @@ class Report:
     """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage.
 
     `entrant` numbers the searches that race in one stage. `percentile_T` says how far out each target's best row lies: the
-    share of the prior's draws with a smaller radius, in per cent; NaN where no row has a finite loss.
+    share of the prior's draws with a smaller radius, in per cent; NaN where no row has a finite loss. `terms` are the raw
+    values of each objective and constraint by name, one a target, of the same rows: the best so far, feasible ones first,
+    with the values that they had when they became the best. NaN where no row has a finite loss; empty in older records.
     """
 
     __slots__ = ("__dict__", "_best_z_TD")  # beside the fields: records of a run (`vars`) hold plain numbers only
@@ -104,6 +106,7 @@ class Report:
     rows_N: tuple[float, ...]
     entrant: int = 0
     percentile_T: tuple[float, ...] = ()
+    terms: dict[str, tuple[float, ...]] = field(default_factory=dict)
     best_z_TD: InitVar[Tensor | None] = None
 
     def __post_init__(self, best_z_TD: Tensor | None) -> None:

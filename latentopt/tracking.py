@@ -15,9 +15,10 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from latentopt.budget import Report
     from latentopt.result import Result
 
-_MOST_TARGETS = 16  # with a line each
-_LONGEST = 500  # letters of a parameter's value: what every MLflow store takes
+_MOST_TARGETS = 16  # with a line each; of terms so many lines together, and one of each at least
+_LONGEST, _LONGEST_NAME = 500, 100  # letters of a parameter's value, and of a term's name: what every MLflow store takes
 
 
 def figures(report: Report) -> dict[str, float]:
@@ -53,7 +54,23 @@ def figures(report: Report) -> dict[str, float]:
     if len(best_T) > 1:
         found["loss/best_worst_target"] = max(best_T)
         found |= {f"loss/target_{t}": loss for t, loss in enumerate(best_T[:_MOST_TARGETS])}
+    for name, value_T in zip(_clean(report.terms), report.terms.values(), strict=True):
+        shown = value_T[: max(1, _MOST_TARGETS // len(report.terms))]
+        found |= {f"terms/{name}/target_{t}" if len(best_T) > 1 else f"terms/{name}": v for t, v in enumerate(shown)}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _clean(names: Iterable[str]) -> list[str]:
+    """Names of terms as every place takes them: words, spaces and dashes, and none of them twice."""
+    found: list[str] = []
+    for name in names:
+        stem = once = re.sub(r"[^\w -]", "_", name)[:_LONGEST_NAME].strip() or "_"
+        number = 1
+        while once in found:
+            number += 1
+            once = f"{stem}_{number}"
+        found.append(once)
+    return found
 
 
 class Tracker:

@@ -50,6 +50,7 @@ FLOORS = {
         "archive",
         "guidance",
         "budget",
+        "trail",
         "packing",
         "checkpoints",
         "registry",

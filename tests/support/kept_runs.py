@@ -91,6 +91,8 @@ def same(one, other):
     assert (one.cost.forward_rows, one.cost.backward_rows) == (other.cost.forward_rows, other.cost.backward_rows)
     assert (one.stopped, one.diverged, one.notes) == (other.stopped, other.diverged, other.notes)
     assert untimed(one.history) == untimed(other.history)
+    assert torch.equal(one.paths.nan_to_num(7e7), other.paths.nan_to_num(7e7))
+    assert len(one.paths) == len(one.history)
 
 
 def untimed(history):
