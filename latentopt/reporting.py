@@ -26,6 +26,7 @@ from latentopt.maps import along
 from latentopt.plotbox import number
 from latentopt.result import Result, load
 from latentopt.runfolder import ABOUT
+from latentopt.termcurves import bound_words
 from latentopt.thumbnails import Look
 
 FILE = "report.html"
@@ -173,6 +174,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "galleries": _galleries(result, targets, look),
         "convergence": reportcharts.convergence(result),
         "map": reportcharts.where(result, points),
+        "terms": reportcharts.terms(result),
         "fronts": _fronts(result, targets, look, points),
         "points": _points(result, points, look),
         "constraints": _constraints(result, targets),
@@ -305,9 +307,6 @@ def _fronts(result: Result, targets: list[int], look: Look, points: dict[int, in
     return found
 
 
-_BOUNDS = {"at_most": "at most", "at_least": "at least", "between": "between", "equals": "equal to"}
-
-
 def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
     """Each constraint: its name, its bound in words, and what the best rows have."""
     given = result.config.get("task", {}).get("constraints") or []
@@ -316,24 +315,16 @@ def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
     found = []
     for plain, name in zip(given, list(result.terms)[-len(given) :] if given else [], strict=False):
         goal = plain.get("goal") if isinstance(plain, dict) else None
-        parts = goal.items() if isinstance(goal, dict) else []
-        bound = " and ".join(f"{_BOUNDS.get(key, key)} {_spoken(value)}" for key, value in parts if value is not None)
         values = [float(result.terms[name][row]) for row in best.tolist()]
         found.append(
             {
                 "name": name,
-                "bound": bound or str(goal or ""),
+                "bound": bound_words(goal) or str(goal or ""),
                 "values": [number(value) for value in values[:4]],
                 "more": len(values) > 4,
             }
         )
     return found
-
-
-def _spoken(value: Any) -> str:
-    if isinstance(value, list):
-        return " and ".join(_spoken(one) for one in value)
-    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def _limits(result: Result) -> list[dict[str, Any]]:

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from latentopt.result import Result
 
 _MOST_TARGETS = 16  # with a line each; of terms so many lines together, and one of each at least
-_LONGEST, _LONGEST_NAME = 500, 100  # letters of a parameter's value, and of a term's name: what every MLflow store takes
+_LONGEST, _LONGEST_NAME = (
+    500,
+    100,
+)  # letters of a parameter's value, and of a term's name: what every MLflow store takes
 
 
 def figures(report: Report) -> dict[str, float]:
