@@ -15,11 +15,15 @@ _MOST = 1024  # rows that the directions are worked out from
 
 
 class Leg(NamedTuple):
-    """The places `(R, 2)` of one target's best row at the reports of one search of a stage, repeated ones left out."""
+    """The places `(R, 2)` of one target's best row at the reports of one search of a stage, repeated ones left out.
+
+    `racing` says whether it is one of several searches of its stage.
+    """
 
     target: int
     stage: int
     places_R2: Tensor
+    racing: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def _legs(paths_RT2: Tensor, history: Sequence[dict[str, Any]]) -> list[Leg]:
         return []
     found = []
     keys = [(entry["stage"], entry.get("entrant", 0)) for entry in history]
+    races = {stage for stage, entrant in keys if entrant}
     for target in range(paths_RT2.shape[1]):
         for key in sorted(set(keys)):
             rows = [index for index, one in enumerate(keys) if one == key]
@@ -86,7 +91,7 @@ def _legs(paths_RT2: Tensor, history: Sequence[dict[str, Any]]) -> list[Leg]:
             places_R2 = places_R2[places_R2.isfinite().all(1)]
             if len(places_R2):
                 moved = (places_R2[1:] != places_R2[:-1]).any(1)
-                found.append(Leg(target, key[0], torch.cat([places_R2[:1], places_R2[1:][moved]])))
+                found.append(Leg(target, key[0], torch.cat([places_R2[:1], places_R2[1:][moved]]), key[0] in races))
     return found
 
 

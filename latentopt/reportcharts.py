@@ -14,10 +14,10 @@ from markupsafe import Markup
 from latentopt.maps import LatentMap, latent_map
 from latentopt.plotbox import SIDE, Axis, Chart, dot, lanes, line, number
 from latentopt.result import Result
-from latentopt.termcurves import TermCurve, rows_at, stages, term_curves
+from latentopt.termcurves import TermCurve, rows_at, stages
 
 MOST_POINTS = 240  # found rows that show their design, spread over all of them
-_MOST_LINES, _MOST_REPORTS, _MOST_PANELS, _MOST_TERMS = 96, 160, 6, 24
+_MOST_LINES, _MOST_REPORTS, _MOST_PANELS = 96, 160, 6
 _COLOURS = 7
 _CHARACTER, _NARROW = 7.2, 285.0  # pixels of a letter of a stage's name, and of the plot on a phone
 _FEASIBLE_FIRST = "Constraints come first: a row that breaks them less replaces one of a lower loss."
@@ -114,12 +114,8 @@ def _seen(x: Sequence[float], values: Sequence[float], up: Axis) -> list[tuple[f
     return [(a, up.place(value)) for a, value in zip(x, values, strict=True) if math.isfinite(value)]
 
 
-def terms(result: Result) -> list[Chart]:
-    """A small chart a term: the values of the best rows over the rows spent, and its bounds. None for one term alone."""
-    return [_term(curve) for curve in term_curves(result)[:_MOST_TERMS]]
-
-
-def _term(curve: TermCurve) -> Chart:
+def term(curve: TermCurve) -> Chart:
+    """One term: the values of the best rows over the rows spent, and its bounds."""
     across, up = _over_rows([part.rows_R for part in curve.parts]), Axis.over(curve.values(), log=True, down=True)
     marks = []
     for index, part in enumerate(curve.parts):
@@ -205,8 +201,12 @@ def _paths(found: LatentMap, axes: Sequence[Axis], targets: int) -> tuple[list[M
     shown = len({leg.target for leg in found.legs})
     whose = "" if targets == 1 else f" of each of the first {shown} targets" if shown < targets else " of each target"
     later = [("turn", "where a later stage began")] if any(leg.stage for leg in found.legs) else []
-    legend = [("path", f"path of the best row{whose}"), ("begin", "where it began"), *later]
-    return [*marks, *begins], legend, "A path jumps where another row takes the lead. "
+    legend = [
+        ("path", f"path of the best row{whose}"),
+        ("begin", "where it began" if shown == 1 else "where each began"),
+    ]
+    race = "; of searches that race, each has its own" if any(leg.racing for leg in found.legs) else ""
+    return [*marks, *begins], [*legend, *later], f"A path jumps where another row takes the lead{race}. "
 
 
 # ---------------------------------------------------------------------- fronts
