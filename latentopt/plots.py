@@ -75,7 +75,7 @@ def latent_map(result: Result, *, title: str = "Where the search went") -> Figur
     """Found latents over starts and draws of the prior, in the two principal components of starts and found rows, and the
     paths of the best rows of the first targets."""
     figure = Figure(figsize=(6.4, 5.6), dpi=charts.DPI, facecolor=charts.PAPER)
-    axes = figure.add_axes((0.11, 0.18, 0.86, 0.70))
+    axes = figure.add_axes((0.11, 0.2, 0.86, 0.68))
     figure.text(0.03, 0.95, title, size=11, weight="bold", color=charts.INK, parse_math=False)
     spots = placed(result)
     share = (
@@ -99,7 +99,7 @@ def latent_map(result: Result, *, title: str = "Where the search went") -> Figur
     axes.set_xlabel(spots.names[0], size=8, color=charts.QUIET)
     axes.set_ylabel(spots.names[1], size=8, color=charts.QUIET)
     figure.legend(
-        frameon=False, fontsize=7.5, loc="lower left", labelcolor=charts.QUIET, ncols=4, bbox_to_anchor=(0.02, 0.005)
+        frameon=False, fontsize=7.5, loc="lower left", labelcolor=charts.QUIET, ncols=3, bbox_to_anchor=(0.02, 0.005)
     )
     charts.quiet_axes(axes)
     return figure
