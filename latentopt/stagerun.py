@@ -372,8 +372,7 @@ class StageRun:
             return worst_T.scatter_reduce(0, target_N, value_N, "amin")[target_N]
 
         if self.problem.constraints:
-            feasible_N = torch.where(best.violation_N == 0, loss_N, torch.inf)
-            loss_N = torch.where(least(feasible_N) < torch.inf, feasible_N, loss_N)
+            loss_N = torch.where(best.violation_N <= least(best.violation_N), loss_N, torch.inf)
         place_N = torch.arange(len(loss_N), device=loss_N.device)
         chosen_N = (loss_N <= least(loss_N)) & (loss_N < torch.inf)
         row_T = place_N.new_full((targets,), len(loss_N))
@@ -392,18 +391,16 @@ class StageRun:
         return tuple(torch.where(radius_T.isnan(), torch.nan, percentile_T).tolist())
 
     def _best_of_targets(self, loss: np.ndarray, violation: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
-        """The least loss of each target's feasible rows; of all its rows where none is feasible yet."""
+        """The least loss of each target's rows that break the constraints least: the row that the run would return."""
 
         def least(values: np.ndarray) -> np.ndarray:
             found = np.full(self.problem.targets, np.inf)
             np.minimum.at(found, target, values)
             return found
 
-        best_T = least(loss)
         if self.problem.constraints:
-            feasible_T = least(np.where(violation == 0, loss, np.inf))
-            best_T = np.where(feasible_T < np.inf, feasible_T, best_T)
-        return tuple(best_T.tolist())
+            loss = np.where(violation <= least(violation)[target], loss, np.inf)
+        return tuple(least(loss).tolist())
 
     def _all_done(self) -> bool:
         """Whether no row is left to move, as of the last report.
