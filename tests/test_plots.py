@@ -115,7 +115,7 @@ def test_terms_are_a_panel_each_with_their_bounds(result):
     assert "minimize" in text
     assert "must be at most 0.5" in text
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["mse", "$ink$"]
-    first, start, second, bounded = figure.axes[1].lines
+    first, second, start, bounded = figure.axes[1].lines
     rows = [r["forward_rows"] + r["backward_rows"] for r in found.history]
     assert [*first.get_xdata(), *second.get_xdata()] == rows
     assert [*first.get_ydata(), *second.get_ydata()] == [r["terms"]["$ink$"][0] for r in found.history]
