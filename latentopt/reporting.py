@@ -34,7 +34,7 @@ _MARK = '<meta name="generator" content="latentopt'
 _TARGETS, _TILES, _GALLERY = 24, 96, 24  # targets shown, tiles of all galleries together, and of one
 _BEST, _TILE, _POINT = 224, 128, 44  # pixels of the longer side
 _SPREAD = 12  # members of a front shown side by side
-_TERMS = 24  # terms with a chart each
+_TERMS, _LINES = 24, 96  # terms with a chart each, and lines of all of them together
 # Pixels of all answers, galleries and fronts together. The noisiest colours take 4 bytes a pixel as text, so that with 240
 # points of a map (1.9 MB) a page stays below 5 MB.
 _ANSWERS, _GALLERIES, _FRONTS = 256 * 1024, 192 * 1024, 128 * 1024
@@ -166,7 +166,8 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
     look = Look.of(result.designs, result.config, result.targets, decoder=decoder)
     points = {row: index for index, row in enumerate(reportcharts.shown_points(result))}
     targets = [int(result.target_index[row]) for row in result.firsts()]
-    curves = term_curves(result)[:_TERMS]
+    lines = max(1, min(_TARGETS, _LINES // max(1, len(result.terms))))
+    curves = term_curves(result, lines)[:_TERMS]
     return {
         "name": run.name,
         "verdict": _verdict(result),
@@ -177,6 +178,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "convergence": reportcharts.convergence(result),
         "map": reportcharts.where(result, points),
         "terms": [reportcharts.term(curve) for curve in curves],
+        "term_targets": min(lines, len(targets)),
         "bounded": any(curve.bounds for curve in curves),
         "fronts": _fronts(result, targets, look, points),
         "points": _points(result, points, look),

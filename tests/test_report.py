@@ -438,13 +438,26 @@ def test_the_noisiest_run_stays_below_five_megabytes(result):
     rows |= {"latents": torch.randn(n, 8, generator=rng.generator(1)), "designs": noise, "target_index": index}
     realism = result.realism.take(torch.zeros(n, dtype=torch.long))
     report = {**result.history[0], "rows_N": torch.rand(n).tolist(), "best_T": [0.1] * targets}
+    terms = {f"term {i}": torch.rand(n) for i in range(24)}
+    report["terms"] = {name: value[:targets].tolist() for name, value in terms.items()}
     history = [{**report, "step": i, "forward_rows": 10 * i} for i in range(300)]
+    paths = torch.randn(300, 8, 8, generator=rng.generator(2))
     config = {**result.config, "task": {"notes": "x" * 1_000_000}}
-    changed = {"terms": {}, "realism": realism, "history": history, "targets": noise[:targets], "latent_std": None}
+    changed = {
+        "terms": terms,
+        "paths": paths,
+        "realism": realism,
+        "history": history,
+        "targets": noise[:targets],
+        "latent_std": None,
+    }
     many = dataclasses.replace(result, **rows, **changed, starts=None, prior_draws=None, config=config)
     page = lo.report(many)
     assert len(page.encode()) < 5_000_000
     assert "letters more are in config.json" in page
+    assert page.count('class="path"') == 8 + 1
+    assert page.count("<figcaption>term ") == 24
+    assert "of the first 4 targets" in page
 
 
 # ---------------------------------------------------------------------- where it goes
