@@ -96,5 +96,5 @@ def same(one, other):
 
 
 def untimed(history):
-    """What a file holds of it, without the seconds."""
-    return [{**entry, "seconds": 0} for entry in json.loads(json.dumps(history))]
+    """What a file holds of it, without the seconds: as text, since NaN is NaN there."""
+    return [json.dumps({**entry, "seconds": 0}) for entry in history]
