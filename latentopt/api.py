@@ -370,6 +370,7 @@ def _result(
         latent_std=decoder.space.std(outcome.z_ND).cpu(),
         design_spread=decoder.probe.spread,
         starts=starts_ND[:: math.ceil(len(starts_ND) / few)].cpu(),
+        paths=None if outcome.paths is None else outcome.paths.cpu(),
         prior_draws=decoder.space.draw(few, rng.generator(config.seed, rng.MAP)).cpu(),
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )

@@ -70,6 +70,8 @@ class Result:
     latent value, and `design_spread` the median root mean square difference between designs of a few draws from it:
     what `top` measures distances by (None in runs that were saved without them). `starts (S, D)` are starts of the search and
     `prior_draws (P, D)` draws from the prior, at most 256 of each and fewer of long latents: what a map is drawn over.
+    `paths (R, T', D)` are the latents of the best rows of the first targets, at most 8 and fewer of long latents, at each
+    of the R entries of `history`; NaN where there were none yet, None where latents have more than 8192 values.
 
     Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
     volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
@@ -99,6 +101,7 @@ class Result:
     design_spread: float | None = None
     starts: Tensor | None = None
     prior_draws: Tensor | None = None
+    paths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -290,7 +293,7 @@ class Result:
 
 _OPTIONAL = ("cycle_error", "nearest_known")
 _ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations", "best_steps")
-_WHOLE = ("targets", "latent_std", "hypervolumes", "reference", "starts", "prior_draws")
+_WHOLE = ("targets", "latent_std", "hypervolumes", "reference", "starts", "prior_draws", "paths")
 
 
 def _root_mean_square(difference: Tensor) -> float:

@@ -50,6 +50,7 @@ FLOORS = {
         "archive",
         "guidance",
         "budget",
+        "trail",
         "packing",
         "checkpoints",
         "registry",
@@ -57,7 +58,7 @@ FLOORS = {
         "optimizers",
         "auto",
     ],
-    5: ["config", "result", "runfolder", "thumbnails", "cards", "maps", "origin"],
+    5: ["config", "result", "runfolder", "thumbnails", "cards", "maps", "termcurves", "origin"],
     6: [
         "planning",
         "rehearsal",
