@@ -180,7 +180,10 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_without_what_it_lacks(tmp_pa
     known = [one == other for one, other in pairs if one == one]  # of rows at their best before the checkpoint: NaN
     assert known
     assert all(known)
-    same(lo.load(folder), found)
+    held = lo.load(folder)  # whose older lines lack the terms
+    assert [entry.get("terms", {}) for entry in held.history][:reports] == [{}] * reports
+    assert len(held.history) == len(held.paths)
+    lo.report(held)
 
 
 # ---------------------------------------------------------------------- damage
