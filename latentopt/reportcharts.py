@@ -84,7 +84,10 @@ def convergence(result: Result) -> Chart | None:
         y_ticks=up.ticks(5),
         legend=[("best", "best of each target" if targets > 1 else "best"), ("row", "each start, its best so far")],
         words=_FEASIBLE_FIRST if result.constrained else "",
-        stages=[(round(100 * at / _NARROW, 2), lane, name) for (at, lane), name in zip(placed, names, strict=True)],
+        stages=[
+            _label(100 * begin / SIDE, 100 * at / _NARROW, lane, name)
+            for begin, (at, lane), name in zip(begins, placed, names, strict=True)
+        ],
     )
 
 
@@ -93,6 +96,13 @@ def _over_rows(parts: Sequence[Sequence[int]]) -> Axis:
     every = [rows for part in parts for rows in part]
     log = len(parts) == 1 and 0 < 10 * every[0] < every[-1]  # most of a search happens in its first tenth
     return Axis.over(every, log=log, pad=0.02)
+
+
+def _label(begin: float, at: float, lane: int, name: str) -> tuple[float, int, str, str]:
+    """Where a stage's name stands: from its line on, up to its line, or where there is room for neither, loose."""
+    if at >= begin - 0.1:
+        return round(begin, 2), lane, name, ""
+    return (round(begin, 2), lane, name, "before") if at > 0 else (0.0, lane, name, "loose")
 
 
 def _least(entry: dict[str, Any]) -> float:

@@ -123,6 +123,8 @@ def _unreported(path: Path) -> str:
         return f"the run in {path} failed ({run.problem}): there is nothing to report"
     if run.status == "running":
         return f"the run in {path} is at work: report it when it is over"
+    if run.status != "killed":
+        return f"the run in {path} cannot be read ({run.problem})"
     return f"the run in {path} was killed before it ended: go on with it first, by latentopt resume {path}"
 
 

@@ -489,10 +489,10 @@ def test_what_is_no_finished_run_is_refused(result, tmp_path):
     with pytest.raises(lo.InputFileError, match="is not the folder of an optimize run"):
         lo.report(tmp_path)
     (tmp_path / "run.json").write_text('{"status": "running"}')
-    with pytest.raises(lo.InputFileError, match="is running: it has nothing to report until it is over"):
+    with pytest.raises(lo.InputFileError, match=r"cannot be read \(ValueError: schema None\)"):
         lo.report(tmp_path)
-    (tmp_path / "run.json").write_text('{"status": "failed", "error": "no luck"}')
-    with pytest.raises(lo.InputFileError, match=r"is failed \(no luck\)"):
+    (tmp_path / "run.json").write_text('{"schema": 1, "status": "failed", "error": "no luck"}')
+    with pytest.raises(lo.InputFileError, match=r"failed \(no luck\): there is nothing to report"):
         lo.report(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(lo.InputFileError, match=r"run.json cannot be read .*it is damaged"):
