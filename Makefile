@@ -31,9 +31,10 @@ test: check
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q $(PACKAGES)
 
-# The crash tests in their long form: 200 kills at random moments
+# The promises of docs/reliability.md in their long form, 200 kills at random moments among them
 soak: $(VENV)/.ready
-	LATENTOPT_KILLS=200 $(BIN)/python -m pytest -q tests/test_crashes.py
+	LATENTOPT_KILLS=200 LATENTOPT_SOAK=1 $(BIN)/python -m pytest -q tests/test_crashes.py tests/test_every_step.py \
+		tests/test_one_folder.py tests/test_same_bits.py tests/test_signals.py tests/test_memory_runs_out.py
 
 # 100,000 damaged inputs through every parser: some minutes.
 fuzz: $(VENV)/.ready

@@ -23,19 +23,20 @@ from latentopt.config import (
     SampleTask,
     make_config,
     make_plugin_config,
+    placed,
     read_config,
     received_config,
 )
 from latentopt.decoder import Decoder, LatentoptWarning
 from latentopt.driver import Outcome, drive
-from latentopt.errors import ConfigError, InputFileError, ShapeError
+from latentopt.errors import ConfigError, DivergedError, InputFileError, ShapeError
 from latentopt.interfaces import DecoderConfig, Evaluation, InterpolatorConfig, SamplerConfig
 from latentopt.outputs import describe
 from latentopt.paths import path_points
 from latentopt.planning import DEFAULTS, memory_needed, plan
 from latentopt.problem import Problem
-from latentopt.result import Cost, Draws, Result, load, new_folder
-from latentopt.runfolder import RunFolder, differences, new_run, old_run, read_config_json
+from latentopt.result import Cost, Draws, Result, load
+from latentopt.runfolder import RunFolder, differences, new_run, now, old_run, read_config_json
 from latentopt.starts import build_starts
 from latentopt.trust import check_folder
 
@@ -153,8 +154,10 @@ def run(
     The file is named by its path, or as a run that a plugin ships: "materials:demo".
     """
     if isinstance(config, str | Path):
-        config = read_config(config, changes)
-    elif isinstance(config, dict):
+        found = read_config(config, changes)
+        with placed(config):
+            return run_with(found, load_decoder(found.decoder), out=out, on_report=on_report)
+    if isinstance(config, dict):
         config = make_config(config)
     return run_with(config, load_decoder(config.decoder), out=out, on_report=on_report)
 
@@ -184,14 +187,10 @@ def run_with(
     draw = _sample if isinstance(task, SampleTask) else _interpolate
     if out is None:
         return draw(config, task, decoder)  # type: ignore[arg-type]
-    made = not Path(out).exists()
-    path = new_folder(out)  # before the work, not after it
-    try:
+    with new_run(out) as folder:  # before the work, not after it
+        began = now()
         found = draw(config, task, decoder)  # type: ignore[arg-type]
-        found.save(path)
-    finally:
-        if made and not any(path.iterdir()):
-            path.rmdir()
+        folder.keep(found, decoder, began)
     return found
 
 
@@ -224,6 +223,12 @@ def resume(
     check_folder(Path(folder))
     with old_run(folder) as kept:
         plain = read_config_json(kept.path)
+        edits = kept.edits(plain)
+        if edits:
+            raise ConfigError(
+                f"resume refused: config.json was changed since the run began: {', '.join(edits)}; put it back, or start a "
+                "new run"
+            )
         if decoder is not None:
             decoder = load_decoder(decoder)
         config = received_config(
@@ -271,12 +276,12 @@ def _optimize(
     targets = None if task.target is None else decoder.as_designs(task.target)
     notes = planned.notes
     if folder is not None and folder.begun:
-        notes = folder.go_on(decoder, targets)
+        notes = folder.go_on(decoder, targets, problem.seen)
         folder.keep_budget(config.budget.model_dump(mode="json", exclude_none=True))
     elif folder is not None:
         arrays: dict[str, Tensor] = {}
         plain = config.to_dict(arrays)
-        folder.begin(plain, arrays, decoder, targets, notes)
+        folder.begin(plain, arrays, decoder, targets, notes, problem.seen)
     if decoder.encoder is not None:
         realism.reference(decoder)  # once a decoder, before the run's clock starts
     clock = Clock(problem, config.budget)
@@ -296,12 +301,12 @@ def _optimize(
             on_report=on_report if folder is None else folder.watching(on_report),
             checkpoints=None if folder is None else folder.checkpoints,
         )
-    outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
-    odd = _range_note(decoder, targets)
-    if odd:
-        warnings.warn(odd, LatentoptWarning, stacklevel=5)
-        outcome.notes.append(odd)
-    found = _result(config, problem, outcome, clock, targets, task, z_ND)
+        outcome.notes[:0] = notes if folder is None else [*notes, *folder.checkpoints.notes]
+        odd = _range_note(decoder, targets)
+        if odd:
+            warnings.warn(odd, LatentoptWarning, stacklevel=5)
+            outcome.notes.append(odd)
+        found = _result(config, problem, outcome, clock, targets, task, z_ND)
     if folder is not None:
         folder.finish(found)
     return found
@@ -341,7 +346,12 @@ def _result(
         warnings.warn(text, LatentoptWarning, stacklevel=2)
     latents = decoder.space.unflatten(outcome.z_ND).cpu()
     target, loss, violation = outcome.target_N.cpu(), evaluation.loss_M.cpu(), evaluation.violation_M.cpu()
-    order = torch.arange(len(loss))
+    order = torch.nonzero(torch.isfinite(loss) & torch.isfinite(violation))[:, 0]
+    if len(order) < len(loss):  # an objective that gives a row another value each time
+        lost = f"{len(loss) - len(order)} of {len(loss)} designs"
+        if not len(order):
+            raise DivergedError(f"{lost} turned out NaN or infinite when judged at the end: look at the objectives")
+        outcome.notes.append(f"{lost} turned out NaN or infinite when judged at the end, and are left out")
     for key in (loss, violation, target):  # stable sorts, the most important key last
         order = order[key[order].argsort(stable=True)]
     arrays: dict[str, Tensor] = {}
@@ -371,6 +381,7 @@ def _result(
         latent_std=decoder.space.std(outcome.z_ND).cpu(),
         design_spread=decoder.probe.spread,
         starts=starts_ND[:: math.ceil(len(starts_ND) / few)].cpu(),
+        paths=None if outcome.paths is None else outcome.paths.cpu(),
         prior_draws=decoder.space.draw(few, rng.generator(config.seed, rng.MAP)).cpu(),
         notes=[*decoder.notes, *array_notes, *outcome.notes, *constants],
     )

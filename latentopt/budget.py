@@ -83,10 +83,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Report:
-    """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage.
+    """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage. A target's best
+    row is that with the least loss of those that break the constraints least.
 
     `entrant` numbers the searches that race in one stage. `percentile_T` says how far out each target's best row lies: the
-    share of the prior's draws with a smaller radius, in per cent; NaN where no row has a finite loss.
+    share of the prior's draws with a smaller radius, in per cent. `terms` are the raw values
+    of each objective and constraint by name, one a target, that the same rows had when they became the best; empty in older
+    records. Both are NaN where no row has a finite loss.
     """
 
     __slots__ = ("__dict__", "_best_z_TD")  # beside the fields: records of a run (`vars`) hold plain numbers only
@@ -104,6 +107,7 @@ class Report:
     rows_N: tuple[float, ...]
     entrant: int = 0
     percentile_T: tuple[float, ...] = ()
+    terms: dict[str, tuple[float, ...]] = field(default_factory=dict)
     best_z_TD: InitVar[Tensor | None] = None
 
     def __post_init__(self, best_z_TD: Tensor | None) -> None:

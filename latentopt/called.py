@@ -92,7 +92,7 @@ class GivenDecoder(DecoderConfig):
 
     @field_serializer("decoder")
     def _name_it(self, decoder: Any, info: SerializationInfo) -> Any:
-        return {"name": decoder.name} if info.mode == "json" else decoder
+        return {"name": getattr(decoder, "name", "")} if info.mode == "json" else decoder
 
     def build(self) -> Decoder:
         found: Decoder = self.decoder

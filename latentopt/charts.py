@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from latentopt.plotbox import lanes
 from latentopt.result import Result
+from latentopt.termcurves import TermCurve, term_curves
 
 DPI = 150
 PAPER, INK, QUIET, GRID = "#ffffff", "#1b1f24", "#68707a", "#e4e7eb"
 # Sky blue and orange of Okabe and Ito's palette: told apart by every kind of colour vision, and in grey by their words.
 BLUE, ORANGE = "#56b4e9", "#e69f00"
 DEEP_BLUE = "#0072b2"
-_MOST_LINES, _MOST_PANELS = 512, 6
+_MOST_LINES, _MOST_PANELS, _MOST_TERMS = 512, 6, 24
 _LETTER, _LANE, _LONGEST = 0.075, 0.17, 40  # inches of a letter and of a line of a stage's name; letters of it
 
 
@@ -59,12 +60,60 @@ def curves(history: Sequence[dict[str, Any]], *, title: str, subtitle: str = "")
     if costs and history[-1]["stage"] == 0 and 0 < 10 * costs[0] < costs[-1]:
         axes.set_xscale("log")  # most of a search happens in its first tenth
     axes.autoscale_view()
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+    axes.xaxis.set_major_formatter(FuncFormatter(_spaced))
     axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=QUIET)
     axes.set_ylabel("loss", size=8, color=QUIET)
     quiet_axes(axes)
     _name_stages(figure, axes, begins)
     return figure
+
+
+def _spaced(value: float, _: int) -> str:
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def terms(result: Result, *, title: str, subtitle: str = "") -> Figure:
+    """A panel a term: the values of the best row of each target over the rows spent, and its bounds as dashed lines."""
+    found = term_curves(result)[:_MOST_TERMS]
+    across = min(3, max(1, len(found)))
+    down = max(1, -(-len(found) // across))
+    high = 0.9 + 2.3 * down
+    figure = Figure(figsize=(1.2 + 3.2 * across, high), dpi=DPI, facecolor=PAPER)
+    figure.text(0.03, 1 - 0.25 / high, title, size=11, weight="bold", color=INK, parse_math=False)
+    figure.text(0.03, 1 - 0.48 / high, subtitle, size=8, color=QUIET, parse_math=False)
+    if not found:
+        words = "One term alone: the losses show it" if len(result.terms) < 2 else "This run's reports hold no terms"
+        figure.text(0.5, 0.45, words, size=8, color=INK, ha="center")
+    for index, curve in enumerate(found):
+        axes = figure.add_subplot(down, across, index + 1)
+        _term(axes, curve)
+        if index + across >= len(found):
+            axes.set_xlabel("rows decoded, plus gradients taken", size=8, color=QUIET)
+    figure.subplots_adjust(
+        left=0.75 / figure.get_figwidth(), right=0.97, top=1 - 0.95 / high, bottom=0.5 / high, wspace=0.3, hspace=0.5
+    )
+    return figure
+
+
+def _term(axes: Axes, curve: TermCurve) -> None:
+    """One term: its name, its goal, a line a target and part, an upright one where a later stage begins."""
+    for index, part in enumerate(curve.parts):
+        for values in part.values_TR:
+            axes.plot(part.rows_R, values, color=DEEP_BLUE, linewidth=2.0 if len(part.values_TR) == 1 else 1.1)
+        if index:
+            axes.axvline(part.rows_R[0], color=GRID, linewidth=1, zorder=0)
+    shown = curve.values()
+    for bound in curve.bounds:
+        if bound in shown:
+            axes.axhline(bound, color=ORANGE, linewidth=1.2, linestyle="--")
+    if min(shown, default=0.0) > 0 and max(shown) > 3 * min(shown):
+        axes.set_yscale("log")
+    axes.set_title(curve.name, size=9, color=INK, loc="left", parse_math=False, pad=16)
+    axes.annotate(curve.goal, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", size=8, color=QUIET,
+                  parse_math=False)  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_formatter(FuncFormatter(_spaced))
+    quiet_axes(axes)
 
 
 def _name_stages(figure: Figure, axes: Axes, begins: Sequence[tuple[float, str]]) -> None:

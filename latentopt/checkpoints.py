@@ -68,13 +68,14 @@ class Checkpoints:
     def newest(self, device: torch.device | str = "cpu") -> Any | None:
         """What the newest sound checkpoint holds; None where there is none. Damaged ones are noted and passed over."""
         self.notes = []
-        for _, path in self._there():
+        there = self._there()
+        for place, (_, path) in enumerate(there, start=1):
             try:
                 data = path.read_bytes()
                 if store.sha256(data) != path.stem.partition("-")[2]:
                     raise InputFileError("its sum is not that of its name")
                 return unpack(data, device)
             except (OSError, InputFileError) as error:
-                text = f"checkpoint {path.name[:6]} is damaged ({error}): what came after the one before is done again"
-                self.notes.append(text)
+                again = "what came after the one before is done again" if place < len(there) else "the run begins anew"
+                self.notes.append(f"checkpoint {path.name[:6]} is damaged ({error}): {again}")
         return None

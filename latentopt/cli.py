@@ -165,18 +165,19 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a config file."""
-    from latentopt.config import read_config
+    from latentopt.config import placed, read_config
 
     found = read_config(config, changes or ())
-    _execute(
-        found,
-        _screen(as_json, quiet, progress),
-        out=out,
-        print_config=print_config,
-        dry_run=dry_run,
-        track=track,
-        show=(animate, fps, back, size),
-    )
+    with placed(config):
+        _execute(
+            found,
+            _screen(as_json, quiet, progress),
+            out=out,
+            print_config=print_config,
+            dry_run=dry_run,
+            track=track,
+            show=(animate, fps, back, size),
+        )
 
 
 @app.command()

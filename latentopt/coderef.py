@@ -76,6 +76,11 @@ class CodeRef:
             return value
         if isinstance(value, str):
             module, colon, attribute = value.partition(":")
+            if "<" in value:
+                raise ValueError(
+                    f"{value!r} was a function in Python, which no file can hold: give it again from Python, as "
+                    "latentopt.resume and latentopt.reproduce take it (objectives=, constraints=, decoder=)"
+                )
             if not (colon and all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))):
                 raise ValueError(f"code is named as 'package.module:function', got {value!r}")
             check_code(value, info)

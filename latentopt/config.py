@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -20,13 +22,14 @@ from pydantic import (
     WrapValidator,
     create_model,
 )
+from pydantic_core import PydanticSerializationError
 from torch import Tensor
 
 from latentopt import shipped, trust
 from latentopt.arrayfield import Array
 from latentopt.budget import Budget
 from latentopt.called import CALLED, GivenDecoder
-from latentopt.errors import ConfigError
+from latentopt.errors import ConfigError, LatentoptError
 from latentopt.interfaces import (
     SLOTS,
     DecoderConfig,
@@ -45,6 +48,7 @@ from latentopt.yamltext import Place, read_document
 
 _TASKS = ("optimize", "sample", "interpolate")
 _AS_ANY: Any = SerializeAsAny()  # type: ignore[type-arg]  # a config of an unregistered class is dumped whole
+_QUOTED = re.compile(r"[./\\:]")  # paths, files and code, which no sentence of ours has by chance
 Start = Literal["mean", "encoder"] | Array | SamplerConfig
 
 
@@ -101,9 +105,13 @@ class RunConfig(StrictModel):
         """
 
         def dump(**choice: Any) -> dict[str, Any]:
-            return self.model_dump(
-                mode="json", exclude_none=True, context={"arrays": arrays, "paths": "include" in choice}, **choice
-            )
+            context = {"arrays": arrays, "paths": "include" in choice}
+            try:
+                return self.model_dump(mode="json", exclude_none=True, context=context, **choice)
+            except PydanticSerializationError as error:
+                # pydantic keeps what was raised as words alone: "Error calling function `_serialize`: Kind: words"
+                words = str(error).partition("`: ")[2].partition(": ")[2] or str(error)
+                raise ConfigError(words) from error
 
         # files that a decoder names, its weights and known designs, stay where they are: they are the same for many runs
         return {**dump(include={"decoder"}), **dump(exclude={"decoder"})}
@@ -329,6 +337,25 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     data, options = with_changes(document.data, changes)
     folder = path.parent if path.parent != Path(".") else None
     return make_config(data, folder=folder, where=Origins(document, options=options))
+
+
+@contextmanager
+def placed(path: str | Path) -> Iterator[None]:
+    """Inside, an error that quotes a text of this run file, such as the path of a target, begins with where it stands."""
+    try:
+        yield
+    except LatentoptError as error:
+        document = read_document(path)
+        for place, mark in document.values.items():
+            value: Any = document.data
+            for step in place:
+                value = value[step]
+            if isinstance(value, str) and len(value) > 2 and _QUOTED.search(value) and value in str(error):
+                where, excerpt = document.where(mark)
+                if str(error).startswith(document.name):
+                    raise
+                raise type(error)(f"{where}: {error}" + (f"\n{excerpt}" if excerpt else "")) from error.__cause__
+        raise
 
 
 def with_changes(data: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str]]:

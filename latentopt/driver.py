@@ -18,6 +18,7 @@ from latentopt.interrupts import Interrupts
 from latentopt.problem import Problem
 from latentopt.ranking import Best, distinct, ranked
 from latentopt.stagerun import Stage, StageRun, final_rows
+from latentopt.trail import Trail
 
 Entry = Stage | Sequence[Stage]  # one search, or several that race
 
@@ -31,7 +32,8 @@ class Outcome:
     """What the driver hands over: the best of each surviving row of the last stage, and how the run went.
 
     `kept` is what the stages' states hold as a whole, such as a subspace, by `stage.field`. With several objectives the
-    rows are the front, and `reference_TK` is the worst of each objective over the starts `(T, K)`.
+    rows are the front, and `reference_TK` is the worst of each objective over the starts `(T, K)`. `paths` are the best
+    latents of the first targets at each report `(P, T', D)`.
     """
 
     z_ND: Tensor
@@ -46,6 +48,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
     reference_TK: Tensor | None = None
+    paths: Tensor | None = None
 
 
 def drive(
@@ -118,6 +121,7 @@ class _Drive:
         best: Best | None = None
         unknown_N = torch.full((len(z_ND),), torch.inf, dtype=z_ND.dtype, device=z_ND.device)
         starts = Best(z_ND, unknown_N, unknown_N, torch.zeros_like(target_N), target_N)
+        self.trail = Trail(self.problem.targets, z_ND)
         memory.keep_freed_memory()
         saved = None if self.checkpoints is None else self.checkpoints.newest(self.problem.decoder.device)
         if saved is not None:
@@ -146,6 +150,7 @@ class _Drive:
             notes=self.notes,
             kept=self.kept,
             reference_TK=self.reference_TK,
+            paths=self.trail.paths(len(self.history)),
         )
 
     def _stage(
@@ -172,7 +177,8 @@ class _Drive:
                 here.ended.append("budget")
                 self.notes.append(f"{_whose(share)} ended before stage {index + 1} ({stage.name})")
                 continue
-            run = StageRun(self.problem, stage, (index, entrant), starts, self.seed, self.clock, self.archive)
+            place = (index, entrant)
+            run = StageRun(self.problem, stage, place, starts, self.seed, self.clock, self.archive, self.trail)
             how = self._entrant(run, entrants, here, starts, reserve, share, saved if resumed else None)
             if run.started:
                 here.found.append(run.handed_over())
@@ -237,6 +243,7 @@ class _Drive:
             "run": run.saved(),
             "clock": [self.clock.forward, self.clock.backward, self.clock.seconds],
             "history": [dict(vars(report)) for report in self.history],
+            "paths": self.trail.paths(len(self.history)),
             "notes": self.notes,
             "kept": self.kept,
             "diverged": self.diverged,
@@ -247,6 +254,7 @@ class _Drive:
     def _resumed(self, saved: dict[str, Any]) -> Best | None:
         """What the stage of a checkpoint began with, None for the starts; the run's own records as they were."""
         self.history = [Report(**entry) for entry in saved["history"]]
+        self.trail.restore(saved.get("paths"), len(self.history))
         self.notes, self.kept, self.diverged = saved["notes"], saved["kept"], saved["diverged"]
         self._set_archive(saved)
         before: Best | None = saved["before"]

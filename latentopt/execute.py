@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ def execute(
     style = style or animation.Style()
     _check_watchers(config, track, animate, style)
     name_code(config, screen)
-    with stoppable() as code:
+    with stoppable(out) as code:
         decoder = api.load_decoder(config.decoder)
         if dry_run:
             _show_rehearsal(rehearse(config, decoder, out), screen)
@@ -91,6 +92,9 @@ def show(
         terminal.show_draws(screen, found, decoder.notes)
     if out is not None:
         screen.say(f"folder   {out} ({', '.join(['result.safetensors', *sheets])})")
+        if isinstance(found, Result) and found.stopped != "finished":
+            rows = " --rows MORE" if found.stopped == "budget" else ""
+            screen.say(f"go on    latentopt resume {shlex.quote(str(out))}{rows}")
     else:
         screen.say("kept     nothing: add --out DIR to keep the run")
     if animation is not None:
@@ -131,6 +135,8 @@ def _check_watchers(config: RunConfig, track: Sequence[str], animate: Path | Non
     """Raise where a run of this kind cannot be tracked or animated."""
     if track and not isinstance(config.task, OptimizeTask):
         raise ConfigError(f"--track follows a search, and this task is {config.task.kind!r}")
+    for text in track:
+        tracking.check(text)
     if animate is not None:
         if isinstance(config.task, SampleTask):
             raise ConfigError("--animate shows a path or a search, and this task is 'sample'")
@@ -188,8 +194,11 @@ def _print_config(config: RunConfig, screen: Screen) -> None:
 
 
 @contextmanager
-def stoppable() -> Iterator[dict[str, int]]:
-    """Inside, SIGTERM ends a run as Ctrl-C does, with what it has found; the exit code then says which of them it was."""
+def stoppable(folder: Path | None = None) -> Iterator[dict[str, int]]:
+    """Inside, SIGTERM ends a run as Ctrl-C does, with what it has found; the exit code then says which of them it was.
+
+    A run that is ended at once, in a `folder` that can be gone on with, says how.
+    """
     code: dict[str, int] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -200,7 +209,11 @@ def stoppable() -> Iterator[dict[str, int]]:
     try:
         yield code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        kept = folder is not None and (folder / "checkpoints").is_dir()
+        print(
+            "interrupted" + (f": go on with latentopt resume {shlex.quote(str(folder))}" if kept else ""),
+            file=sys.stderr,
+        )
         raise SystemExit(code.get("exit", INTERRUPTED)) from None
     finally:
         signal.signal(signal.SIGTERM, before)

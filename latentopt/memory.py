@@ -53,7 +53,8 @@ def room(needed: int, what: str, remedy: str) -> Iterator[None]:
 
 def size(count: int) -> str:
     """A number of bytes in words."""
-    return f"{count / 2**30:.3g} GiB" if count >= 2**27 else f"{count / 2**20:.3g} MiB"
+    unit, name = next((pair for pair in ((2**30, "GiB"), (2**20, "MiB")) if count >= pair[0] / 8), (2**10, "KiB"))
+    return f"{count / unit:.3g} {name}"
 
 
 def keep_freed_memory() -> None:

@@ -80,6 +80,36 @@ class _Finding(NamedTuple):
     told: Any
 
 
+# Pydantic's words for what is of the wrong type, in words for those who write run files.
+_WORDS = {
+    "model_type": "expected a mapping of fields",
+    "model_attributes_type": "expected a mapping of fields",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "tuple_type": "expected a list",
+    "string_type": "expected a text",
+    "path_type": "expected a path",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "none_required": "expected nothing",
+}
+
+
+def _words(told: Any) -> str:
+    """What is wrong, in words."""
+    context = told.get("ctx") or {}
+    if told["type"] in ("too_short", "too_long"):
+        short = told["type"] == "too_short"
+        count = context.get("min_length" if short else "max_length")
+        return f"expected at {'least' if short else 'most'} {count}, got {context.get('actual_length')}"
+    return _WORDS.get(told["type"]) or str(told["msg"]).removeprefix("Value error, ")
+
+
 def config_error(error: ValidationError, data: Any, where: str | Origins = "") -> ConfigError:
     """One line from pydantic's findings: `place: what is wrong (got ...)`, at most five of them.
 
@@ -100,7 +130,7 @@ def config_error(error: ValidationError, data: Any, where: str | Origins = "") -
 
 def _line(one: _Finding, origins: Origins | None) -> tuple[str, str]:
     """One finding in words, with its place, and the excerpt of the file that it is in."""
-    message, got = one.told["msg"].removeprefix("Value error, "), one.told.get("input")
+    message, got = _words(one.told), one.told.get("input")
     if one.told["type"] not in ("value_error", "missing", _AT_KEY) and isinstance(got, str | int | float | bool | None):
         message = f"{message}, got {plain(repr(got))}"
     place = ".".join(one.place)

@@ -86,6 +86,10 @@ def read(path: Path) -> Origin:
         raise InputFileError(f"what {path} says of its run cannot be read ({type(error).__name__}: {error})") from None
     if arrays is not None and store.sha256(arrays) != total:
         raise InputFileError(f"{path} is damaged: the numbers in it are not those that were written")
+    if not about["sums"]:
+        raise InputFileError(
+            f"{path} does not say what its run found, so there is nothing to compare with: it is damaged"
+        )
     sums, made_with = ({str(k): str(v) for k, v in about[name].items()} for name in ("sums", "versions"))
     return Origin(about["config"], about["run"], sums, made_with, arrays, total)
 

@@ -89,14 +89,14 @@ class Axis:
 
 
 def lanes(begins: Sequence[float], widths: Sequence[float], limit: float) -> list[tuple[float, int]]:
-    """Labels that begin at these places, in order, in as few lanes as they need: each one's place and lane, none overlapping.
+    """Labels at these places, in order, in as few lanes as they need: where each begins, and its lane, none overlapping.
 
-    A label that would end beyond `limit` is moved back to end there.
+    A label that would end beyond `limit` ends at its place instead of beginning there.
     """
     ends: list[float] = []
     found = []
     for begin, width in zip(begins, widths, strict=True):
-        at = max(0.0, min(begin, limit - width))
+        at = begin if begin + width <= limit else max(0.0, begin - width)
         lane = next((i for i, end in enumerate(ends) if end <= at), len(ends))
         if lane == len(ends):
             ends.append(0.0)
@@ -139,10 +139,10 @@ class Chart:
     title: str = ""
     aspect: str = "16 / 9"
     legend: list[tuple[str, str]] = field(default_factory=list)
-    stages: list[tuple[float, int, str]] = field(default_factory=list)
+    stages: list[tuple[float, int, str, str]] = field(default_factory=list)
     words: str = ""
 
     @property
     def n_lanes(self) -> int:
         """How many lanes the names of the stages take."""
-        return 1 + max((lane for _, lane, _ in self.stages), default=-1)
+        return 1 + max((lane for _, lane, *_ in self.stages), default=-1)

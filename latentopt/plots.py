@@ -7,18 +7,22 @@ plots.convergence(result).savefig("losses.png")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentopt import charts, pictures
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, ShapeError
-from latentopt.maps import latent_map as placed
+from latentopt.maps import Leg, latent_map as placed
 from latentopt.result import Draws, Result
 from latentopt.thumbnails import Look
 
-__all__ = ["convergence", "front", "interpolation", "latent_map", "sheet"]
+_BEST = "#d55e00"  # of Okabe and Ito's palette, as the others
+
+__all__ = ["convergence", "front", "interpolation", "latent_map", "sheet", "terms"]
 
 
 def sheet(
@@ -61,35 +65,59 @@ def convergence(result: Result, *, title: str = "Losses") -> Figure:
     return charts.curves(result.history, title=title, subtitle=_about(result))
 
 
+def terms(result: Result, *, title: str = "Terms of the best rows") -> Figure:
+    """A panel for each objective and constraint: the raw values of the best row of each target over the rows spent, with its
+    bound or goal as a dashed line. A figure in words for a run of one term, or one that was saved without them."""
+    return charts.terms(result, title=title, subtitle=_about(result))
+
+
 def latent_map(result: Result, *, title: str = "Where the search went") -> Figure:
-    """Found latents over starts and draws of the prior, in the two principal components of starts and found rows."""
-    figure = Figure(figsize=(6.4, 5.2), dpi=charts.DPI, facecolor=charts.PAPER)
-    axes = figure.add_axes((0.11, 0.12, 0.86, 0.74))
-    figure.text(0.03, 0.945, title, size=11, weight="bold", color=charts.INK, parse_math=False)
+    """Found latents over starts and draws of the prior, in the two principal components of starts and found rows, and the
+    paths of the best rows of the first targets."""
+    figure = Figure(figsize=(6.4, 5.6), dpi=charts.DPI, facecolor=charts.PAPER)
+    axes = figure.add_axes((0.11, 0.2, 0.86, 0.68))
+    figure.text(0.03, 0.95, title, size=11, weight="bold", color=charts.INK, parse_math=False)
     spots = placed(result)
     share = (
         f"; the directions hold {100 * spots.share:.0f} % of the variance of starts and ends" if spots.share < 1 else ""
     )
-    figure.text(0.03, 0.9, f"{_about(result)}{share}", size=8, color=charts.QUIET, parse_math=False)
+    figure.text(0.03, 0.91, f"{_about(result)}{share}", size=8, color=charts.QUIET, parse_math=False)
     inside = result.realism.inside
     layers = (
         ("draws from the prior", spots.prior_P2, "#c9d0d8", 7),
         ("starts", spots.starts_S2, "#5c6570", 9),
         ("where rows ended", spots.found_N2[inside], charts.DEEP_BLUE, 16),
         ("outside what the decoder knows", spots.found_N2[~inside], charts.ORANGE, 16),
-        ("best", spots.found_N2[result.firsts()], "#d55e00", 60),
+        ("best", spots.found_N2[result.firsts()], _BEST, 60),
     )
     for label, places, color, size in layers:
         if len(places):
-            axes.scatter(places[:, 0], places[:, 1], s=size, color=color, label=label, linewidths=0)
+            top = 4 if label == "best" else 2
+            axes.scatter(places[:, 0], places[:, 1], s=size, color=color, label=label, linewidths=0, zorder=top)
+    _draw_paths(axes, spots.legs)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel(spots.names[0], size=8, color=charts.QUIET)
     axes.set_ylabel(spots.names[1], size=8, color=charts.QUIET)
     figure.legend(
-        frameon=False, fontsize=7.5, loc="upper right", labelcolor=charts.QUIET, ncols=3, bbox_to_anchor=(1, 0.99)
+        frameon=False, fontsize=7.5, loc="lower left", labelcolor=charts.QUIET, ncols=3, bbox_to_anchor=(0.02, 0.005)
     )
     charts.quiet_axes(axes)
     return figure
+
+
+def _draw_paths(axes: Axes, legs: Sequence[Leg]) -> None:
+    """Thin lines; a ring where a path begins, a small dot where a later stage does."""
+    looks: dict[bool, dict[str, Any]] = {
+        True: {"marker": "o", "markersize": 6, "markerfacecolor": charts.PAPER, "label": "where a path began"},
+        False: {"marker": "o", "markersize": 3.5, "label": "where a later stage began"},
+    }
+    for leg in legs:
+        axes.plot(leg.places_R2[:, 0], leg.places_R2[:, 1], color=_BEST, linewidth=0.9, alpha=0.8, zorder=3)
+    for first, look in looks.items():
+        begins = [leg.places_R2[0] for leg in legs if (leg.stage == 0) == first]
+        if begins:
+            places = torch.stack(begins)
+            axes.plot(places[:, 0], places[:, 1], color=_BEST, linestyle="none", zorder=3.5, **look)
 
 
 def front(result: Result, *, target: int = 0, title: str = "Front") -> Figure:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from latentopt import rng
 from latentopt.decoder import Decoder
-from latentopt.errors import ConfigError, GradientError
+from latentopt.errors import ConfigError, GradientError, OutOfMemoryError
 from latentopt.goals import Bound, goal_loss
 from latentopt.interfaces import Candidates, Evaluation, LeastSquares
 from latentopt.linearize import Linearized, Linearizer
-from latentopt.outputs import is_out_of_memory
+from latentopt.outputs import is_out_of_memory, no_room
 from latentopt.regions import Region
 from latentopt.steering import Steering, lagrangian, residuals, tchebycheff
 from latentopt.terms import Term
@@ -64,6 +64,9 @@ class Problem:
         self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
+        self.seen: dict[
+            str, list[float]
+        ] = {}  # what the check found: some latents and values of designs, each term's values
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)
@@ -238,7 +241,15 @@ class Problem:
         """The evaluation and the designs `(M, ...)` of these rows, from one decode: what a run returns."""
         with self.decoder.frozen(), torch.no_grad():
             designs = self.decoder.decode(z_MD)
-            return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            if self.across_rows:
+                return self._evaluate(Candidates(z_MD, designs, target_M)), designs
+            parts: list[Evaluation] = []
+
+            def block(rows: slice) -> None:  # terms take memory too
+                parts.append(self._evaluate(Candidates(z_MD[rows], designs[rows], target_M[rows])))
+
+            self.decoder.each_block(len(z_MD), block)
+            return Evaluation.join(parts), designs
 
     def measured(self, z_MD: Tensor, target_M: Tensor, designs: Tensor) -> dict[str, Tensor]:
         """What each measure says of these rows and their designs `(M, ...)`, by name, `(M,)` each."""
@@ -325,9 +336,22 @@ class Problem:
     def check(self) -> None:
         """One evaluation of a few prior draws: every term must give finite real numbers, and may or may not have gradients.
 
-        Raises `ObjectiveError` naming the term, what it returned and the remedy.
+        Raises `ObjectiveError` naming the term, what it returned and the remedy; `OutOfMemoryError` where a row is too much.
         """
         n = _CHECK_ROWS if self.across_rows else min(_CHECK_ROWS, self.decoder.block_rows)
+        while True:
+            try:
+                return self._check(n)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if n == 1:
+                    raise OutOfMemoryError(no_room(self.decoder.name, 1, error)) from error
+            self.decoder.halve_block(n)
+            n //= 2
+
+    def _check(self, n: int) -> None:
+        """The same on so many draws."""
         draws = self.space.draw(n, rng.generator(0)).to(self._zero)
         target_M = torch.arange(n, device=draws.device) % self.targets
         z = self.project(draws).detach().requires_grad_(True)
@@ -335,8 +359,10 @@ class Problem:
         with self.decoder.frozen(), torch.enable_grad():
             designs = self.decoder.forward(z)
             candidates = Candidates(z, designs, target_M)
+            self.seen = {"latents": _some_values(z), "designs": _some_values(designs)}
             for term in (*self.terms, *self.constraints):
                 looked = term.look(candidates, self.targets)
+                self.seen[f"term {term.name}"] = looked.values
                 if not looked.has_gradient:
                     self._without_gradient.append(term.name)
                 if looked.constant is not None:
@@ -411,6 +437,12 @@ class Problem:
             same = [name for name in self._without_gradient if name in self._constant]
             why += f" (constant for all draws: {', '.join(map(repr, same))})" if same else ""
         raise GradientError(f"search {search!r} needs gradients and {why}; use {' or '.join(others)}")
+
+
+def _some_values(rows: Tensor) -> list[float]:
+    """At most 32 values, spread over all of them: enough to know them again by."""
+    flat = rows.detach().flatten()
+    return flat[:: -(-len(flat) // 32)].double().tolist()
 
 
 def _some(steering: Steering | None, rows: slice) -> Steering | None:

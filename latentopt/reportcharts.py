@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
-from latentopt.maps import latent_map
+from latentopt.maps import LatentMap, latent_map
 from latentopt.plotbox import SIDE, Axis, Chart, dot, lanes, line, number
 from latentopt.result import Result
+from latentopt.termcurves import TermCurve, rows_at, stages
 
 MOST_POINTS = 240  # found rows that show their design, spread over all of them
 _MOST_LINES, _MOST_REPORTS, _MOST_PANELS = 96, 160, 6
@@ -32,17 +33,6 @@ class Spent:
     rows: int
     seconds: float
     best: list[float]
-
-
-def stages(history: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The reports of each search of each stage, in order."""
-    keys = sorted({(entry["stage"], entry.get("entrant", 0)) for entry in history})
-    return [[one for one in history if (one["stage"], one.get("entrant", 0)) == key] for key in keys]
-
-
-def rows_at(entry: dict[str, Any]) -> int:
-    """Rows spent up to a report: what a budget counts."""
-    return int(entry["forward_rows"] + entry["backward_rows"])
 
 
 def spent(history: Sequence[dict[str, Any]]) -> list[Spent]:
@@ -65,10 +55,11 @@ def convergence(result: Result) -> Chart | None:
     if not history:
         return None
     parts = [_thinned(entries) for entries in stages(history)]
-    every = [rows_at(entry) for entries in parts for entry in entries]
     losses = [loss for entries in parts for entry in entries for loss in (*entry["rows_N"], *entry["best_T"])]
-    log = len(parts) == 1 and 0 < 10 * every[0] < every[-1]  # most of a search happens in its first tenth
-    across, up = Axis.over(every, log=log, pad=0.02), Axis.over(losses, log=True, down=True)
+    across, up = (
+        _over_rows([[rows_at(entry) for entry in entries] for entries in parts]),
+        Axis.over(losses, log=True, down=True),
+    )
     marks, front, begins = [], [], []
     for index, entries in enumerate(parts):
         x = [across.place(rows_at(entry)) for entry in entries]
@@ -93,8 +84,25 @@ def convergence(result: Result) -> Chart | None:
         y_ticks=up.ticks(5),
         legend=[("best", "best of each target" if targets > 1 else "best"), ("row", "each start, its best so far")],
         words=_FEASIBLE_FIRST if result.constrained else "",
-        stages=[(round(100 * at / _NARROW, 2), lane, name) for (at, lane), name in zip(placed, names, strict=True)],
+        stages=[
+            _label(100 * begin / SIDE, 100 * at / _NARROW, lane, name)
+            for begin, (at, lane), name in zip(begins, placed, names, strict=True)
+        ],
     )
+
+
+def _over_rows(parts: Sequence[Sequence[int]]) -> Axis:
+    """The axis of the rows spent at the reports of each part."""
+    every = [rows for part in parts for rows in part]
+    log = len(parts) == 1 and 0 < 10 * every[0] < every[-1]  # most of a search happens in its first tenth
+    return Axis.over(every, log=log, pad=0.02)
+
+
+def _label(begin: float, at: float, lane: int, name: str) -> tuple[float, int, str, str]:
+    """Where a stage's name stands: from its line on, up to its line, or where there is room for neither, loose."""
+    if at >= begin - 0.1:
+        return round(begin, 2), lane, name, ""
+    return (round(begin, 2), lane, name, "before") if at > 0 else (0.0, lane, name, "loose")
 
 
 def _least(entry: dict[str, Any]) -> float:
@@ -116,6 +124,27 @@ def _seen(x: Sequence[float], values: Sequence[float], up: Axis) -> list[tuple[f
     return [(a, up.place(value)) for a, value in zip(x, values, strict=True) if math.isfinite(value)]
 
 
+def term(curve: TermCurve) -> Chart:
+    """One term: the values of the best rows over the rows spent, and its bounds."""
+    across, up = _over_rows([part.rows_R for part in curve.parts]), Axis.over(curve.values(), log=True, down=True)
+    marks = []
+    for index, part in enumerate(curve.parts):
+        x = [across.place(rows) for rows in part.rows_R]
+        marks += [line([(x[0], 0), (x[0], SIDE)], "stage")] if index else []
+        marks += [line(_seen(x, values, up), "best") for values in part.values_TR]
+    marks += [line([(0, up.place(bound)), (SIDE, up.place(bound))], "bound") for bound in curve.bounds]
+    ends = [values[-1] for values in curve.parts[-1].values_TR]
+    return Chart(
+        label=f"{curve.name} of the best rows over rows spent: {', '.join(number(value) for value in ends[:4])} at the end",
+        marks=Markup("").join(marks),
+        x_label="rows",
+        y_label=curve.goal,
+        x_ticks=across.ticks(3),
+        y_ticks=up.ticks(4),
+        title=curve.name,
+    )
+
+
 # ---------------------------------------------------------------------- the map
 
 
@@ -131,7 +160,7 @@ def where(result: Result, points: dict[int, int]) -> Chart | None:
     if not len(result):
         return None
     found = latent_map(result)
-    every = torch.cat([found.found_N2, found.starts_S2, found.prior_P2])
+    every = torch.cat([found.found_N2, found.starts_S2, found.prior_P2, *(leg.places_R2 for leg in found.legs)])
     low_2, high_2 = every.amin(0), every.amax(0)
     middle, half = (low_2 + high_2) / 2, 0.53 * (high_2 - low_2)
     wide = max(float(half[0]), float(half[1]) * 4 / 3, 1e-6)  # the box is 4 to 3, and a unit as long both ways
@@ -142,12 +171,13 @@ def where(result: Result, points: dict[int, int]) -> Chart | None:
         return [dot(axes[0].place(x), axes[1].place(y), look) for x, y in places.tolist()]
 
     best = set(result.firsts().tolist())
-    ends = []
-    for row in sorted(points, key=lambda row: (row in best, -row)):
+    ends: dict[bool, list[Markup]] = {False: [], True: []}  # the best are drawn last
+    for row in sorted(points, reverse=True):
         x, y = found.found_N2[row].tolist()
         look = "top" if row in best else "end" if bool(result.realism.inside[row]) else "end out"
-        ends.append(dot(axes[0].place(x), axes[1].place(y), look, points[row]))
-    legend = [("top", "best"), ("end", "where rows ended")]
+        ends[row in best].append(dot(axes[0].place(x), axes[1].place(y), look, points[row]))
+    paths, path_legend, path_words = _paths(found, axes, result.n_targets)
+    legend = [("top", "best"), *path_legend, ("end", "where rows ended")]
     legend += [("end out", "of these, outside what the decoder knows")] if not bool(result.realism.inside.all()) else []
     legend += [("start", "starts")] if len(found.starts_S2) else []
     legend += [("prior", "draws from the prior")] if len(found.prior_P2) else []
@@ -155,15 +185,38 @@ def where(result: Result, points: dict[int, int]) -> Chart | None:
     counts = f"{len(result)} found rows, {len(found.starts_S2)} starts, {len(found.prior_P2)} draws from the prior"
     return Chart(
         label=f"A map of latents: {counts}",
-        marks=Markup("").join([*marks(found.prior_P2, "prior"), *marks(found.starts_S2, "start"), *ends]),
+        marks=Markup("").join(
+            [*marks(found.prior_P2, "prior"), *marks(found.starts_S2, "start"), *ends[False], *paths, *ends[True]]
+        ),
         x_label=found.names[0],
         y_label=found.names[1],
         x_ticks=axes[0].ticks(5),
         y_ticks=axes[1].ticks(5) if found.names[1] else [],
         aspect="4 / 3",
         legend=legend,
-        words=(share if found.share < 1 else "") + "Touch a point, or point at it, to see its design.",
+        words=(share if found.share < 1 else "") + path_words + "Touch a point, or point at it, to see its design.",
     )
+
+
+def _paths(found: LatentMap, axes: Sequence[Axis], targets: int) -> tuple[list[Markup], list[tuple[str, str]], str]:
+    """The paths of the best rows as marks, their entries of the legend, and what to say of them."""
+    marks, begins = [], []
+    for leg in found.legs:
+        places = [(axes[0].place(x), axes[1].place(y)) for x, y in leg.places_R2.tolist()]
+        marks.append(line(places, "path"))
+        looks = ("begin", "hole") if leg.stage == 0 else ("turn",)
+        begins += [dot(*places[0], look) for look in looks]
+    if not marks:
+        return [], [], ""
+    shown = len({leg.target for leg in found.legs})
+    whose = "" if targets == 1 else f" of each of the first {shown} targets" if shown < targets else " of each target"
+    later = [("turn", "where a later stage began")] if any(leg.stage for leg in found.legs) else []
+    legend = [
+        ("path", f"path of the best row{whose}"),
+        ("begin", "where it began" if shown == 1 else "where each began"),
+    ]
+    race = "; of searches that race, each has its own" if any(leg.racing for leg in found.legs) else ""
+    return [*marks, *begins], [*legend, *later], f"A path jumps where another row takes the lead{race}. "
 
 
 # ---------------------------------------------------------------------- fronts

@@ -19,13 +19,14 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentopt import __version__, knownsection, reportcharts, store
+from latentopt import __version__, knownsection, reportcharts, runlist, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.maps import along
 from latentopt.plotbox import number
 from latentopt.result import Result, load
 from latentopt.runfolder import ABOUT
+from latentopt.termcurves import bound_words, term_curves
 from latentopt.thumbnails import Look
 
 FILE = "report.html"
@@ -33,6 +34,7 @@ _MARK = '<meta name="generator" content="latentopt'
 _TARGETS, _TILES, _GALLERY = 24, 96, 24  # targets shown, tiles of all galleries together, and of one
 _BEST, _TILE, _POINT = 224, 128, 44  # pixels of the longer side
 _SPREAD = 12  # members of a front shown side by side
+_TERMS, _LINES = 24, 96  # terms with a chart each, and lines of all of them together
 # Pixels of all answers, galleries and fronts together. The noisiest colours take 4 bytes a pixel as text, so that with 240
 # points of a map (1.9 MB) a page stays below 5 MB.
 _ANSWERS, _GALLERIES, _FRONTS = 256 * 1024, 192 * 1024, 128 * 1024
@@ -98,8 +100,6 @@ def _read(run: Result | str | Path) -> Run:
         found = Run("Result", run, {})
     else:
         path = Path(run)
-        if not path.is_dir():
-            raise InputFileError(f"{path} is no folder: give the folder of a run, as --out named it")
         about: dict[str, Any] = {}
         if (path / ABOUT).is_file():
             try:
@@ -108,15 +108,24 @@ def _read(run: Result | str | Path) -> Run:
             except (OSError, ValueError, RecursionError) as error:
                 raise InputFileError(f"{path / ABOUT} cannot be read ({error}): it is damaged") from None
         if about.get("status") in ("running", "failed"):
-            why = f" ({about['error']})" if about.get("error") else ""
-            raise InputFileError(
-                f"the run in {path} is {about['status']}{why}: it has nothing to report until it is over"
-            )
+            raise InputFileError(_unreported(path))
         name = path.resolve().name or str(path)
         found = Run(name, load(path), about, str(path))
     if not len(found.result):
         raise ConfigError(f"{found.folder or 'the result'} holds no designs: there is nothing to report")
     return found
+
+
+def _unreported(path: Path) -> str:
+    """Why a run has nothing to report, in words."""
+    run = runlist.run_in(path)
+    if run.status == "failed":
+        return f"the run in {path} failed ({run.problem}): there is nothing to report"
+    if run.status == "running":
+        return f"the run in {path} is at work: report it when it is over"
+    if run.status != "killed":
+        return f"the run in {path} cannot be read ({run.problem})"
+    return f"the run in {path} was killed before it ended: go on with it first, by latentopt resume {path}"
 
 
 def _named(runs: list[Run]) -> list[Run]:
@@ -166,6 +175,8 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
     look = Look.of(result.designs, result.config, result.targets, decoder=decoder)
     points = {row: index for index, row in enumerate(reportcharts.shown_points(result))}
     targets = [int(result.target_index[row]) for row in result.firsts()]
+    lines = max(1, min(_TARGETS, _LINES // max(1, len(result.terms))))
+    curves = term_curves(result, lines)[:_TERMS]
     return {
         "name": run.name,
         "verdict": _verdict(result),
@@ -175,6 +186,9 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "galleries": _galleries(result, targets, look),
         "convergence": reportcharts.convergence(result),
         "map": reportcharts.where(result, points),
+        "terms": [reportcharts.term(curve) for curve in curves],
+        "term_targets": min(lines, len(targets)),
+        "bounded": any(curve.bounds for curve in curves),
         "fronts": _fronts(result, targets, look, points),
         "points": _points(result, points, look),
         "constraints": _constraints(result, targets),
@@ -309,9 +323,6 @@ def _fronts(result: Result, targets: list[int], look: Look, points: dict[int, in
     return found
 
 
-_BOUNDS = {"at_most": "at most", "at_least": "at least", "between": "between", "equals": "equal to"}
-
-
 def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
     """Each constraint: its name, its bound in words, and what the best rows have."""
     given = result.config.get("task", {}).get("constraints") or []
@@ -320,24 +331,16 @@ def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
     found = []
     for plain, name in zip(given, list(result.terms)[-len(given) :] if given else [], strict=False):
         goal = plain.get("goal") if isinstance(plain, dict) else None
-        parts = goal.items() if isinstance(goal, dict) else []
-        bound = " and ".join(f"{_BOUNDS.get(key, key)} {_spoken(value)}" for key, value in parts if value is not None)
         values = [float(result.terms[name][row]) for row in best.tolist()]
         found.append(
             {
                 "name": name,
-                "bound": bound or str(goal or ""),
+                "bound": bound_words(goal) or str(goal or ""),
                 "values": [number(value) for value in values[:4]],
                 "more": len(values) > 4,
             }
         )
     return found
-
-
-def _spoken(value: Any) -> str:
-    if isinstance(value, list):
-        return " and ".join(_spoken(one) for one in value)
-    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def _limits(result: Result) -> list[dict[str, Any]]:

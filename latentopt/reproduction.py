@@ -16,11 +16,21 @@ from torch import Tensor
 
 from latentopt import api, origin, store, trust
 from latentopt.budget import Report
-from latentopt.config import RunConfig, received_config
+from latentopt.config import OptimizeTask, RunConfig, received_config
+from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.origin import COMPARED
+from latentopt.planning import plan
 from latentopt.result import SUMMARY, TENSORS, Draws, Result
-from latentopt.runfolder import ABOUT, read_about, read_config_json, tensor_sha256, versions
+from latentopt.runfolder import (
+    ABOUT,
+    changed_since,
+    decoder_identity,
+    read_about,
+    read_config_json,
+    tensor_sha256,
+    versions,
+)
 
 OnReport = Callable[[Report], object]
 
@@ -67,6 +77,7 @@ class Kept:
     sums: dict[str, str]
     tensors: dict[str, Tensor]
     versions: dict[str, str]
+    about: dict[str, Any] = field(default_factory=dict)
 
     def config(self, *, trust_code: bool, **given: Any) -> RunConfig:
         """Its config, for which nothing is imported or opened. Raises `ConfigError`."""
@@ -114,7 +125,21 @@ def again(
         for name in compared
         if sums.get(name) != run.sums[name]
     ]
-    return Reproduction(found, tuple(compared), differences, _notes(run, config, bool(differences)))
+    notes = _notes(run, config, bool(differences))
+    if differences:
+        notes = [*_changed(run, config, decoder), *notes]
+    return Reproduction(found, tuple(compared), differences, notes)
+
+
+def _changed(run: Kept, config: RunConfig, decoder: Decoder) -> list[str]:
+    """What is not as it was, where the run's folder says how that was."""
+    was, now = run.about.get("decoder"), decoder_identity(decoder)
+    if was is not None and was != now:
+        return [f"the decoder is {now}, and was {was}: its weights have changed"]
+    if not isinstance(config.task, OptimizeTask) or not run.about.get("seen"):
+        return []
+    seen = plan(config, decoder).problem.seen
+    return [f"{one} since it ran" for one in changed_since(run.about, seen, exact=run.versions == versions())]
 
 
 def _difference(name: str, first: Tensor | None, second: Tensor | None) -> str:
@@ -182,7 +207,9 @@ def _of_folder(folder: Path) -> Kept:
     if not found:
         raise InputFileError(f"{folder / TENSORS} holds neither latents nor designs: it is damaged")
     old = {str(name): str(value) for name, value in about.get("versions", {}).items()}
-    return Kept(plain, folder, str(folder), {name: tensor_sha256(value) for name, value in found.items()}, found, old)
+    return Kept(
+        plain, folder, str(folder), {name: tensor_sha256(value) for name, value in found.items()}, found, old, about
+    )
 
 
 def _beside(path: Path, sums: dict[str, str]) -> dict[str, Tensor]:

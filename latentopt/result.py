@@ -72,6 +72,8 @@ class Result:
     root mean square difference between designs of a few draws from it: what `top` measures distances by (None in runs
     that were saved without them). `starts (S, D)` are starts of the search and `prior_draws (P, D)` draws from the prior,
     at most 256 of each and fewer of long latents: what a map is drawn over.
+    `paths (R, T', D)` are the latents of the best rows of the first targets, at most 8 and fewer of long latents, at each
+    of the R entries of `history`; NaN where there were none yet, None where latents have more than 8192 values.
 
     Of a front the rows are its members; of a target without a feasible design, its best rows. `hypervolumes (T,)` is the
     volume that each target's front dominates, in the units of its weighted objectives multiplied, up to `reference (T, K)`:
@@ -101,6 +103,7 @@ class Result:
     design_spread: float | None = None
     starts: Tensor | None = None
     prior_draws: Tensor | None = None
+    paths: Tensor | None = None
     measures: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -297,7 +300,7 @@ class Result:
 
 _OPTIONAL = ("cycle_error", "nearest_known")
 _ROW_FIELDS = ("latents", "designs", "losses", "target_index", "violations", "best_steps")
-_WHOLE = ("targets", "latent_std", "hypervolumes", "reference", "starts", "prior_draws")
+_WHOLE = ("targets", "latent_std", "hypervolumes", "reference", "starts", "prior_draws", "paths")
 
 
 def _root_mean_square(difference: Tensor) -> float:
@@ -338,33 +341,49 @@ class Draws:
     def save(self, folder: str | Path) -> Path:
         """Write latents, designs and config into a new folder. Raises `ConfigError` where it exists."""
         path = new_folder(folder)
+        save_config(path, self.config, self.arrays)
+        self.write(path)
+        store.write_manifest(path)
+        return path
+
+    def write(self, path: Path) -> None:
+        """Write tensors and summary into a folder that is there, in the place of older ones."""
         tensors = {"latents": self.latents, "designs": self.designs}
         tensors |= {f"realism.{name}": value for name, value in self.realism.tensors().items()}
         if self.times is not None:
             tensors["times"] = self.times
         _save_tensors(path / TENSORS, tensors)
-        save_config(path, self.config, self.arrays)
         store.write_json(path / SUMMARY, {"schema": SCHEMA, **self.summary()})
-        store.write_manifest(path)
-        return path
 
 
 def new_folder(folder: str | Path) -> Path:
     """A folder made for this run. Raises `ConfigError` where one with content is there already, or it cannot be made."""
     path = Path(folder)
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(
-                f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
-            )
+        if is_there(path) and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(taken(path))
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot make the folder {path} ({error.strerror or error}): choose a place where you may write"
+            f"cannot make the folder {str(path)[:200]!r} ({getattr(error, 'strerror', None) or error}): choose a place where "
+            "you may write"
         ) from None
     if not os.access(path, os.W_OK):
         raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
     return path
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; of names that no file can have, not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def taken(path: Path) -> str:
+    """The error for a folder that holds something already."""
+    return f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
 
 
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:
@@ -381,6 +400,8 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
+    if not path.is_dir():
+        raise InputFileError(f"there is no folder {path}: give the folder of a run, as out= or --out named it")
     check_folder(path)
     store.check_manifest(path)
     try:
@@ -400,6 +421,8 @@ def load(folder: str | Path) -> Result:
             f"the run in {path} has schema {about.get('schema') if isinstance(about, dict) else None}, "
             f"this version reads {SCHEMA}: update latentopt"
         )
+    if not all(_sound(entry) for entry in history):
+        raise InputFileError(f"{path / HISTORY} holds something else than reports: it is damaged")
     try:
         whole: dict[str, Any] = {name: tensors.get(name) for name in _WHOLE}
         realism = Realism(**about["realism"], **_under("realism.", tensors, optional=_OPTIONAL))
@@ -421,6 +444,19 @@ def load(folder: str | Path) -> Result:
         )
     except (KeyError, TypeError) as error:
         raise InputFileError(f"the run in {path} cannot be read ({error}): it is damaged") from None
+
+
+_NUMBERS = ("stage", "step", "forward_rows", "backward_rows", "seconds")
+
+
+def _sound(entry: Any) -> bool:
+    """Whether an entry of the history is a report."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    lists = [entry.get(name) for name in ("best_T", "rows_N")]
+    if not all(isinstance(one, list) and all(isinstance(value, int | float) for value in one) for one in lists):
+        return False
+    return all(isinstance(entry.get(name), int | float) for name in _NUMBERS)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor], optional: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def resume(
     execute.name_code(config, screen)
     given = {name: value for name, value in (("rows", rows), ("seconds", seconds)) if value is not None}
     budget = {**config.budget.model_dump(exclude_none=True), **given} if given else None
-    with execute.stoppable() as code:
+    with execute.stoppable(folder) as code:
         decoder = api.load_decoder(config.decoder)
         with progress.watch(screen.aside, screen.progress) as on_report:
             found = api.resume(folder, decoder=decoder, budget=budget, trust_code=trust_code, on_report=on_report)

@@ -1,4 +1,4 @@
-"""The folder of an optimize run while it is at work: what it is, its checkpoints and reports, and what came of it.
+"""The folder of a run while it is at work: what it is, its checkpoints and reports, and what came of it.
 
 config.json, arrays.safetensors   the run as it was resolved, and the numbers given to it by value
 run.json                          state, versions, the decoder's identity, the seed, when it began
@@ -13,10 +13,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from latentopt.checkpoints import Checkpoints
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.registry import installed
-from latentopt.result import CONFIG, HISTORY, Result, new_folder, save_config
+from latentopt.result import CONFIG, HISTORY, Draws, Result, is_there, new_folder, save_config, taken
 
 SCHEMA = 1
 ABOUT, CHECKPOINTS = "run.json", "checkpoints"
@@ -57,18 +58,38 @@ class RunFolder:
         decoder: Decoder,
         targets: Tensor | None,
         notes: list[str],
+        seen: dict[str, list[float]],
     ) -> None:
-        """Write what the run is, before its first step."""
+        """Write what the run is, before its first step. `seen` are the figures of the check at the door."""
+        self._begin(config, arrays, decoder, targets, notes, seen)
+
+    def keep(self, draws: Draws, decoder: Decoder, began: str) -> None:
+        """Write draws or a path, which are made in one go: what the run is, and what came of it."""
+        self._begin(draws.config, draws.arrays, decoder, None, [], {})
+        self.about["began"] = began
+        self.finish(draws)
+
+    def _begin(
+        self,
+        config: dict[str, Any],
+        arrays: dict[str, Tensor],
+        decoder: Decoder,
+        targets: Tensor | None,
+        notes: list[str],
+        seen: dict[str, list[float]],
+    ) -> None:
         save_config(self.path, config, arrays)
         self._at_work = True
         self.about = {
             "schema": SCHEMA,
             "status": "running",
-            "began": _now(),
+            "began": now(),
             "seed": config["seed"],
             "decoder": decoder_identity(decoder),
             "targets_sha256": None if targets is None else tensor_sha256(targets),
             "notes": notes,
+            "config": config,
+            "seen": seen,
             "versions": versions(),
             "plugins": [
                 {"name": one.name, "distribution": one.distribution, "version": one.version}
@@ -77,8 +98,8 @@ class RunFolder:
         }
         self._write_about()
 
-    def go_on(self, decoder: Decoder, targets: Tensor | None) -> list[str]:
-        """Check that decoder and targets are those of the run that is resumed: its notes of how it was planned.
+    def go_on(self, decoder: Decoder, targets: Tensor | None, seen: dict[str, list[float]]) -> list[str]:
+        """Check that decoder, targets and what was `seen` are those of the run that goes on: its notes of how it was planned.
 
         Raises `ConfigError` where they are not.
         """
@@ -92,6 +113,12 @@ class RunFolder:
         if sums != self.about["targets_sha256"]:
             raise ConfigError(f"resume refused: the targets are not those that the run in {self.path} began with")
         here = versions()
+        if not decoder.probe.call_difference:
+            other = changed_since(self.about, seen, exact=here == self.about["versions"])
+            if other:
+                raise ConfigError(
+                    f"resume refused: {other[0]} since the run in {self.path} began: put it back, or run anew"
+                )
         self._at_work = True
         (self.path / store.MANIFEST).unlink(missing_ok=True)
         self.about["status"] = "running"
@@ -115,7 +142,23 @@ class RunFolder:
         """Write down the larger budget that a run goes on with, which is part of what it is from now on."""
         config = read_config_json(self.path)
         if config.get("budget") != budget:
-            store.write_json(self.path / CONFIG, {**config, "budget": budget})
+            config = {**config, "budget": budget}
+            store.write_json(self.path / CONFIG, config)
+        if "config" in self.about and self.about["config"] != config:
+            self.about["config"] = config
+            self._write_about()
+
+    def edits(self, config: dict[str, Any]) -> list[str]:
+        """What was changed in config.json since the run began, but for the budget: `place (old -> new)`."""
+        held = self.about.get("config")
+        if not isinstance(held, dict):  # of an earlier version
+            return []
+        return [
+            one
+            for key in {**held, **config}
+            if key != "budget"
+            for one in differences(held.get(key), config.get(key), key)
+        ]
 
     def watching(self, on_report: Callable[[Report], object] | None) -> Callable[[Report], object]:
         """Appends each report to the history, and passes it on."""
@@ -127,10 +170,11 @@ class RunFolder:
 
         return look
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Result | Draws) -> None:
         """Write what was found."""
         result.write(self.path)
-        self.about |= {"status": result.stopped, "ended": _now()}
+        stopped = result.stopped if isinstance(result, Result) else "finished"
+        self.about |= {"status": stopped, "ended": now()}
         self._write_about()
         store.write_manifest(self.path)
 
@@ -140,7 +184,7 @@ class RunFolder:
             return
         self.about |= {
             "status": "failed",
-            "ended": _now(),
+            "ended": now(),
             "error": f"{type(error).__name__}: {error}".splitlines()[0][:500],
         }
         try:
@@ -155,16 +199,22 @@ class RunFolder:
 @contextmanager
 def new_run(path: str | Path) -> Iterator[RunFolder]:
     """A new folder for a run. Raises `ConfigError` where one with content is there already. Empty ones are taken away."""
-    made = not Path(path).exists()
+    made = not is_there(path)
     folder = new_folder(path)
     run = RunFolder(folder, {})
     try:
-        with store.locked(folder), _noting(run):
-            yield run
+        with store.locked(folder):
+            if not store.is_empty(folder):  # another process was at work here since it was looked at
+                raise ConfigError(taken(folder))
+            try:
+                with _noting(run):
+                    yield run
+            finally:
+                if made and not run.begun:
+                    store.remove_lock(folder)
     finally:
         if made and not run.begun:
-            store.remove_lock(folder)
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # another process has it now
                 folder.rmdir()
 
 
@@ -250,6 +300,37 @@ def decoder_identity(decoder: Decoder) -> str:
     return f"{decoder.name} {sums}"
 
 
+def changed_since(about: dict[str, Any], seen: dict[str, list[float]], *, exact: bool) -> list[str]:
+    """What is not as it was when a run began, in words, by the figures of the check at the door.
+
+    Bit for bit where the versions are the same, else to a thousandth. Runs that kept no such figures say nothing.
+    """
+    held = about.get("seen")
+    found = []
+    for name, old in held.items() if isinstance(held, dict) else ():
+        new = seen.get(name)
+        if new is None or _alike(old, new, exact):
+            continue
+        if name in ("latents", "designs"):
+            what = "designs" if name == "designs" else "draws from its prior, or another region"
+            found.append(f"the decoder gives other {what}: its code, options or known designs have changed")
+        else:
+            found.append(
+                f"objective {name.removeprefix('term ')!r} gives other values: its code or options have changed"
+            )
+    return found
+
+
+def _alike(old: Any, new: list[float], exact: bool) -> bool:
+    if not isinstance(old, list) or len(old) != len(new) or not all(isinstance(one, int | float) for one in old):
+        return False
+    scale = max((abs(one) for one in old if math.isfinite(one)), default=0.0)
+    return all(
+        a == b or (math.isnan(a) and math.isnan(b)) or (not exact and abs(a - b) <= 1e-3 * scale)
+        for a, b in zip(old, new, strict=True)
+    )
+
+
 def tensor_sha256(value: Tensor) -> str:
     """The sum of a tensor's type, shape and values."""
     plain = value.detach().cpu().contiguous()
@@ -259,7 +340,8 @@ def tensor_sha256(value: Tensor) -> str:
     ).hexdigest()
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as run.json has it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from latentopt import store
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.wording import suggest
 
@@ -161,19 +162,9 @@ def _alive(path: Path) -> bool:
 
     try:
         owner = _read(path / OWNER)
-        if owner is None:
-            return False
-        if owner["host"] != socket.gethostname():
-            return True
-        number = int(owner["pid"])
-        if number <= 0:
-            return False
-        os.kill(number, 0)  # the signal 0 is not sent: it only asks
-    except PermissionError:
-        return True
+        return owner is not None and (owner["host"] != socket.gethostname() or store.is_running(int(owner["pid"])))
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
-    return True
 
 
 def _text(value: Any) -> str | None:

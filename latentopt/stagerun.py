@@ -17,6 +17,7 @@ from latentopt.interfaces import Search, SearchState
 from latentopt.problem import Problem
 from latentopt.ranking import Best
 from latentopt.rng import RowNoise
+from latentopt.trail import Trail
 
 REPORTS_PER_STAGE = 40
 _COMPACT_BELOW, _COMPACT_ROWS = 0.95, 64
@@ -56,12 +57,13 @@ class _Seen(NamedTuple):
     losses_NK: Tensor | None
     step: int
     pruned_N: Tensor | None = None
+    terms: dict[str, Tensor] | None = None
 
 
 class StageRun:
     """One stage: its state, and the best of every row it began with.
 
-    `place` numbers the stage's noise, `index` and `entrant` its reports.
+    `place` numbers the stage's noise, `index` and `entrant` its reports; `trail` notes where the best rows lie at them.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class StageRun:
         seed: int,
         clock: Clock,
         archive: Archive | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.problem, self.stage, self.clock, self.archive = problem, stage, clock, archive
+        self._trail = Trail(problem.targets, starts.z_ND) if trail is None else trail
         self.index, self.entrant = place
         self._starts, self._seed = starts, seed
         self._compacted = False
@@ -93,6 +97,7 @@ class StageRun:
         loss_N = state.evaluation.loss_M
         worst = torch.full_like(loss_N, torch.inf)
         self.best = Best(state.z_ND.clone(), worst, worst, torch.zeros_like(self.target_N), self.target_N)
+        self.terms = {name: torch.full_like(value_N, torch.nan) for name, value_N in state.evaluation.terms.items()}
         self.ok_N = torch.ones_like(state.done_N)
         self._reached_N = torch.zeros_like(state.done_N)
         self.failed_N = torch.zeros_like(state.target_N)
@@ -119,6 +124,7 @@ class StageRun:
             "state": self.state.saved(),
             "pending": [list(one) for one in self._pending],
             "levels": [list(one) for one in self._levels],
+            "terms": self.terms,
             **{name: getattr(self, name) for name in _LOOP},
         }
 
@@ -127,6 +133,8 @@ class StageRun:
         self.state.restore(saved["state"])
         self._pending = [_Seen(*one) for one in saved["pending"]]
         self._levels = deque((step, loss_N) for step, loss_N in saved["levels"])
+        unknown = {name: torch.full_like(value_N, torch.nan) for name, value_N in self.terms.items()}
+        self.terms = saved.get("terms", unknown)  # older checkpoints have none
         for name in _LOOP:
             setattr(self, name, saved[name])
 
@@ -214,14 +222,15 @@ class StageRun:
         state, evaluation = self.state, self.state.evaluation
         losses_NK = None if self.archive is None else self.problem.objectives(evaluation)
         figures = state.z_ND, evaluation.loss_M, evaluation.violation_M
-        self._pending.append(_Seen(*figures, losses_NK, state.step, state.pruned_N))
+        self._pending.append(_Seen(*figures, losses_NK, state.step, state.pruned_N, evaluation.terms))
         if len(self._pending) >= self._window:
             self.note_best()
 
     def note_best(self) -> None:
         """Bring the best-so-far up to date with the steps seen since, all in one go and without a host sync.
 
-        Feasibility first, then the loss without penalties, then the earlier step; NaN and infinite losses never win.
+        Feasibility first, then the loss without penalties, then the earlier step; NaN and infinite losses never win. The
+        terms are those of the same steps.
         """
         seen = self._pending
         if not seen:
@@ -250,6 +259,7 @@ class StageRun:
             torch.where(which_N > 0, which_N + (seen[0].step - 1), old.step_N),  # the steps seen follow one another
             old.target_N,
         )
+        terms = self._terms_of(seen, ids, which_1N)
         if ids is not None:
             new = best.put(ids, new)
         if self.archive is not None:
@@ -260,7 +270,18 @@ class StageRun:
                 if one.pruned_N is not None:
                     lost_WN[row] &= ~one.pruned_N
             self.failed_N = self.failed_N + lost_WN.sum(0)
-        self.best, self._pending = new, []  # last of all: an interrupt on the way loses no step
+        self.best, self.terms, self._pending = new, terms, []  # last of all: an interrupt on the way loses no step
+
+    def _terms_of(self, seen: list[_Seen], ids: Tensor | None, which_1N: Tensor) -> dict[str, Tensor]:
+        """The terms of every row's best, of which `which_1N` says which step it is: 0 for the best there was."""
+        found = {}
+        for name, whole_N in self.terms.items():
+            old_N = whole_N if ids is None else whole_N[ids]
+            unknown_N = torch.full_like(old_N, torch.nan)  # of steps seen before a checkpoint that held no terms
+            values = [unknown_N if one.terms is None else one.terms[name] for one in seen]
+            new_N = torch.stack([old_N, *values]).gather(0, which_1N)[0]
+            found[name] = new_N if ids is None else whole_N.index_copy(0, ids, new_N)
+        return found
 
     def _add_to_front(self, seen: list[_Seen]) -> None:
         """The windows' rows into the archive, which looks at values: once a window, not once a step."""
@@ -308,11 +329,12 @@ class StageRun:
         if self._compacted:
             ok_N, reached_N = ok_N[state.row_id_N], reached_N[state.row_id_N]
         lost_N = ~ok_N
-        best_z_TD, radius_T = self._best_of_targets_now()
+        best_z_TD, radius_T, terms = self._best_of_targets_now()
         parts = (best.loss_N, best.violation_N, self.ok_N, self.target_N, state.done_N | lost_N, reached_N | lost_N)
-        one_copy = torch.cat([*parts, radius_T]).cpu()
-        flat, radius_T = one_copy[: -len(radius_T)].numpy().astype(np.float64), one_copy[-len(radius_T) :].double()
-        rows = len(best.loss_N)
+        one_copy = torch.cat([*parts, radius_T, *terms]).cpu()
+        rows, behind = len(best.loss_N), len(one_copy) - len(radius_T) * (1 + len(terms))
+        flat = one_copy[:behind].numpy().astype(np.float64)
+        radius_T, *terms = one_copy[behind:].double().reshape(-1, len(radius_T))
         loss, violation, ok, target = flat[: 4 * rows].reshape(4, rows)
         self._alive = int(ok.sum())
         self._active, self._short = (int((1 - part).sum()) for part in flat[4 * rows :].reshape(2, -1))
@@ -332,14 +354,16 @@ class StageRun:
             alive=self._alive,
             rows_N=tuple(loss.tolist()),
             percentile_T=self._percentiles(radius_T),
+            terms={name: tuple(term_T.tolist()) for name, term_T in zip(self.terms, terms, strict=True)},
             best_z_TD=None if on_report is None else best_z_TD,
         )
         history.append(report)
         if on_report is not None:
             on_report(report)
 
-    def _best_of_targets_now(self) -> tuple[Tensor, Tensor]:
-        """Latent `(T, D)` and radius `(T,)` of the row that `_best_of_targets` goes by; NaN where there is none yet."""
+    def _best_of_targets_now(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Latent `(T, D)`, radius and terms, each `(T,)`, of the row that `_best_of_targets` goes by; figures are NaN where
+        there is none yet."""
         best, targets = self.best, self.problem.targets
         loss_N, target_N = best.loss_N, best.target_N
 
@@ -348,15 +372,17 @@ class StageRun:
             return worst_T.scatter_reduce(0, target_N, value_N, "amin")[target_N]
 
         if self.problem.constraints:
-            feasible_N = torch.where(best.violation_N == 0, loss_N, torch.inf)
-            loss_N = torch.where(least(feasible_N) < torch.inf, feasible_N, loss_N)
+            loss_N = torch.where(best.violation_N <= least(best.violation_N), loss_N, torch.inf)
         place_N = torch.arange(len(loss_N), device=loss_N.device)
         chosen_N = (loss_N <= least(loss_N)) & (loss_N < torch.inf)
         row_T = place_N.new_full((targets,), len(loss_N))
         row_T = row_T.scatter_reduce(0, target_N, torch.where(chosen_N, place_N, len(loss_N)), "amin")
-        z_TD = best.z_ND[row_T.clamp(max=len(loss_N) - 1)]
-        radius_T = self.problem.space.prior.radius(z_TD)
-        return z_TD, torch.where(row_T < len(loss_N), radius_T, torch.nan)
+        known_T, row_T = row_T < len(loss_N), row_T.clamp(max=len(loss_N) - 1)
+        z_TD = best.z_ND[row_T]
+        self._trail.note(z_TD, known_T)
+        figures = [self.problem.space.prior.radius(z_TD), *(value_N[row_T] for value_N in self.terms.values())]
+        radius_T, *terms = (torch.where(known_T, figure_T, torch.nan) for figure_T in figures)
+        return z_TD, radius_T, terms
 
     def _percentiles(self, radius_T: Tensor) -> tuple[float, ...]:
         """Radius percentiles; of NaN, NaN."""
@@ -365,18 +391,16 @@ class StageRun:
         return tuple(torch.where(radius_T.isnan(), torch.nan, percentile_T).tolist())
 
     def _best_of_targets(self, loss: np.ndarray, violation: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
-        """The least loss of each target's feasible rows; of all its rows where none is feasible yet."""
+        """The least loss of each target's rows that break the constraints least: the row that the run would return."""
 
         def least(values: np.ndarray) -> np.ndarray:
             found = np.full(self.problem.targets, np.inf)
             np.minimum.at(found, target, values)
             return found
 
-        best_T = least(loss)
         if self.problem.constraints:
-            feasible_T = least(np.where(violation == 0, loss, np.inf))
-            best_T = np.where(feasible_T < np.inf, feasible_T, best_T)
-        return tuple(best_T.tolist())
+            loss = np.where(violation <= least(violation)[target], loss, np.inf)
+        return tuple(least(loss).tolist())
 
     def _all_done(self) -> bool:
         """Whether no row is left to move, as of the last report.

@@ -24,7 +24,7 @@ from latentopt.yamltext import parse_document
 
 _SIZES = ("latent_shape", "latent_dim", "latent_size", "latent_channels", "z_dim", "dim_z", "zdim", "nz", "n_latent")
 _MOST_TRIED = 12
-_PARTS = (("encode", "decode"), ("encoder", "decoder"))
+_PARTS = (("encode", "decode"), ("encoder", "decoder"), ("enc", "dec"))
 
 
 class Starter(NamedTuple):
@@ -173,12 +173,19 @@ def _guesses(network: nn.Module | None, described: dict[str, Any]) -> Iterator[d
             for enc, dec in _PARTS
             if callable(getattr(network, enc, None)) and callable(getattr(network, dec, None))
         ]
+        if not whole and not _runs(network):  # it can be used by a part alone
+            whole = [dec for _, dec in _PARTS if callable(getattr(network, dec, None))]
         parts = [*whole] or parts
     for part in parts:
         named = {} if part is None else {"attribute": part}
         shapes = [described["latent_shape"]] if "latent_shape" in described else _shapes(network, part)
         for shape in shapes[:_MOST_TRIED] or [[1]] * (network is None):
             yield {**named, "latent_shape": shape}
+
+
+def _runs(network: nn.Module) -> bool:
+    """Whether a network has a forward of its own."""
+    return type(network).forward is not nn.Module.forward
 
 
 def _shapes(network: nn.Module | None, part: str | None) -> list[list[int]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,9 @@ from filelock import FileLock, Timeout
 from latentopt.errors import ConfigError, InputFileError
 
 MANIFEST = "manifest.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK, _OWNER = ".lock", ".owner.json"
+_NAMING = 0.5  # seconds that the owner of a lock gets to write its name down
 
 
 def write(path: Path, data: bytes) -> None:
@@ -35,14 +40,18 @@ def write(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only file system nothing can be taken away either
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: BaseException) -> InputFileError:
     """The error for a file or folder that cannot be written, in words."""
     text = (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
-    return InputFileError(f"cannot write {path} ({text}): free some space, or choose another place")
+    number = getattr(error, "errno", None)
+    remedy = "make its folder, or choose another place" if number == errno.ENOENT else "choose another place"
+    remedy = "free some space, or choose another place" if number in _FULL else remedy
+    return InputFileError(f"cannot write {path} ({text}): {remedy}")
 
 
 def append(path: Path, data: bytes) -> None:
@@ -145,13 +154,39 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_lock(folder: Path) -> None:
-    """Take the lock's file out of a folder that is not kept."""
+    """Take the lock's file out of a folder that is not kept: by its owner alone, for others would lock a second file."""
     (folder / _LOCK).unlink(missing_ok=True)
 
 
-def _owner(folder: Path) -> str:
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what locks leave there."""
+    return not any(path for path in folder.iterdir() if not path.name.startswith((_LOCK, _OWNER, f".{_OWNER}")))
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of this number."""
+    if pid <= 0:
+        return False
     try:
-        about = json.loads((folder / _OWNER).read_bytes())
-        return f"process {int(about['pid'])} on {about['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        os.kill(pid, 0)  # the signal 0 is not sent: it only asks
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _owner(folder: Path) -> str:
+    """Who has the lock, in words. It is taken a moment before its owner's name is written: a dead process is not meant."""
+    ends = time.perf_counter() + _NAMING
+    while True:
+        try:
+            about = json.loads((folder / _OWNER).read_bytes())
+            pid, host = int(about["pid"]), str(about["host"])
+            if host != socket.gethostname() or is_running(pid):
+                return f"process {pid} on {host}"
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        if time.perf_counter() > ends:
+            return "another process"
+        time.sleep(0.01)

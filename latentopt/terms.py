@@ -17,10 +17,11 @@ from latentopt.outputs import FAILURES, describe, first_line, is_out_of_memory
 
 
 class Looked(NamedTuple):
-    """What a look at a few draws found: whether gradients reach the latents, and the value where all draws had one."""
+    """What a look at a few draws found: whether gradients reach the latents, the values, and the value where all had one."""
 
     has_gradient: bool
     constant: float | None
+    values: list[float]
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,14 @@ class Term:
             )
         alike = len(value) > 1 and bool((value == value[0]).all())
         constant = float(value.detach()[0]) if alike else None
+        values = value.detach().double().tolist()
         if not value.requires_grad:
-            return Looked(False, constant)
+            return Looked(False, constant, values)
         weights = torch.arange(1.0, len(value) + 1, dtype=value.dtype, device=value.device)  # unequal, as in the probe
         (gradient,) = torch.autograd.grad(
             (value.nan_to_num() * weights).sum(), candidates.latents, retain_graph=True, allow_unused=True
         )
-        return Looked(gradient is not None and bool((gradient != 0).any()), constant)
+        return Looked(gradient is not None and bool((gradient != 0).any()), constant, values)
 
 
 def build_terms(configs: Sequence[ObjectiveConfig], decoder: Decoder, taken: Sequence[str] = ()) -> list[Term]:

@@ -15,9 +15,10 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from latentopt.budget import Report
     from latentopt.result import Result
 
-_MOST_TARGETS = 16  # with a line each
-_LONGEST = 500  # letters of a parameter's value: what every MLflow store takes
+_BATCH, _BATCH_SECONDS = 1000, 2.0  # figures that one call to MLflow takes, and seconds between calls
+_MOST_TARGETS = 16  # with a line each; of terms so many lines together, and one of each at least
+_LONGEST, _LONGEST_NAME = (
+    500,
+    100,
+)  # letters of a parameter's value, and of a term's name: what every MLflow store takes
 
 
 def figures(report: Report) -> dict[str, float]:
@@ -53,7 +58,23 @@ def figures(report: Report) -> dict[str, float]:
     if len(best_T) > 1:
         found["loss/best_worst_target"] = max(best_T)
         found |= {f"loss/target_{t}": loss for t, loss in enumerate(best_T[:_MOST_TARGETS])}
+    for name, value_T in zip(_clean(report.terms), report.terms.values(), strict=True):
+        shown = value_T[: max(1, _MOST_TARGETS // len(report.terms))]
+        found |= {f"terms/{name}/target_{t}" if len(best_T) > 1 else f"terms/{name}": v for t, v in enumerate(shown)}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _clean(names: Iterable[str]) -> list[str]:
+    """Names of terms as every place takes them: words, spaces and dashes, and none of them twice."""
+    found: list[str] = []
+    for name in names:
+        stem = once = re.sub(r"[^\w -]", "_", name)[:_LONGEST_NAME].strip() or "_"
+        number = 1
+        while once in found:
+            number += 1
+            once = f"{stem}_{number}"
+        found.append(once)
+    return found
 
 
 class Tracker:
@@ -137,6 +158,8 @@ class _MLflow(Tracker):
             folder = _made(Path(place)).resolve()
             text, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
         super().__init__()
+        self._waiting: list[tuple[str, float, int, int]] = []
+        self._sent = -math.inf
         self.uri = text
         try:
             with _calm("mlflow"):
@@ -148,10 +171,21 @@ class _MLflow(Tracker):
             raise ConfigError(f"MLflow cannot be used at {text}: {str(error).strip().splitlines()[0]}") from error
 
     def _log(self, values: dict[str, float], rows: int) -> None:
-        entities, now = importlib.import_module("mlflow.entities"), round(time.time() * 1000)
-        self.client.log_batch(self.run_id, [entities.Metric(name, value, now, rows) for name, value in values.items()])
+        now = round(time.time() * 1000)
+        self._waiting += [(name, value, now, rows) for name, value in values.items()]
+        if time.monotonic() - self._sent >= _BATCH_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        """What was held back, all in one call, as a call costs more than the figures in it."""
+        entities = importlib.import_module("mlflow.entities")
+        metrics = [entities.Metric(*one) for one in self._waiting]
+        for first in range(0, len(metrics), _BATCH):
+            self.client.log_batch(self.run_id, metrics[first : first + _BATCH])
+        self._waiting, self._sent = [], time.monotonic()
 
     def _close(self, result: Result | None) -> None:
+        self._send()
         status = "FAILED" if result is None else "KILLED" if result.stopped == "interrupted" else "FINISHED"
         if result is not None:
             entities = importlib.import_module("mlflow.entities")
@@ -221,12 +255,19 @@ PLACES: dict[str, Callable[[str], Tracker]] = {
 
 def by_name(text: str) -> Tracker:
     """A tracker as the command line names it: `tensorboard=FOLDER`. Raises `ConfigError`."""
+    check(text)
+    kind, _, place = text.partition("=")
+    return PLACES[kind](place)
+
+
+def check(text: str) -> None:
+    """Raise `ConfigError` where `by_name` would not know such a tracker, or its library is not installed."""
     kind, _, place = text.partition("=")
     if kind not in PLACES:
         raise ConfigError(f"no tracking by {kind!r}: known are {', '.join(PLACES)}{suggest(kind, PLACES)}")
     if not place:
         raise ConfigError(f"where should {kind} keep the run? Give --track {kind}=FOLDER")
-    return PLACES[kind](place)
+    _module({"tensorboard": "torch.utils.tensorboard"}.get(kind, kind), kind, kind)
 
 
 # ---------------------------------------------------------------------- several at once
@@ -268,16 +309,18 @@ def all_of(*watchers: Callable[[Report], object] | None) -> AllOf:
 
 @contextmanager
 def _calm(logger: str = "") -> Iterator[None]:
-    """Inside, no deprecations of one library by another, and no log of every table of a new store."""
-    log = logging.getLogger(logger or __name__)
-    level = log.level
-    log.setLevel(logging.WARNING)
+    """Inside, no deprecations of one library by another, and of a `logger` no log of every table of a new store."""
+    log = logging.getLogger(logger) if logger else None  # a change of a level empties the caches of all loggers
+    level = logging.NOTSET if log is None else log.level
     try:
+        if log is not None:
+            log.setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        log.setLevel(level)
+        if log is not None:
+            log.setLevel(level)
 
 
 def _module(name: str, who: str, extra: str) -> ModuleType:

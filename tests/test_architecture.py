@@ -51,6 +51,7 @@ FLOORS = {
         "archive",
         "guidance",
         "budget",
+        "trail",
         "packing",
         "checkpoints",
         "registry",
@@ -58,7 +59,7 @@ FLOORS = {
         "optimizers",
         "auto",
     ],
-    5: ["config", "result", "known", "runfolder", "thumbnails", "cards", "maps", "origin"],
+    5: ["config", "result", "known", "runfolder", "thumbnails", "cards", "maps", "termcurves", "origin"],
     6: [
         "planning",
         "rehearsal",

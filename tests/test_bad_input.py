@@ -184,7 +184,7 @@ DECODERS = {
         ("Net", {"latent_shape": [0]}),
         "decoder.latent_shape.0: Input should be greater than or equal",
     ),
-    "no latent shape": (("Net", {"latent_shape": []}), "decoder.latent_shape: Tuple should have at least 1 item"),
+    "no latent shape": (("Net", {"latent_shape": []}), "decoder.latent_shape: expected at least 1, got 0"),
     "value range turned round": (("Net", {"value_range": [1, 0]}), "value_range must be (low, high) with low < high"),
     "prior turned round": (
         ("Net", {"prior": {"kind": "uniform", "low": 1, "high": 0}}),
@@ -486,7 +486,7 @@ VALUES = {
         f"{TOP}seed: true\ntask: sample\n",
         "run.yaml:2:1: seed is a number, got true: write it in digits",
     ),
-    "NO as a number": (f"{TOP}task: {{kind: sample, n: NO}}\n", "task.n: Input should be a valid integer"),
+    "NO as a number": (f"{TOP}task: {{kind: sample, n: NO}}\n", "task.n: expected a whole number"),
     "no kind of task": (
         f"{TOP}task: {{n: 3}}\n",
         "run.yaml:2:7: task: this task needs a kind: one of optimize, sample",
@@ -501,7 +501,7 @@ VALUES = {
         optimizing("objectives: {kind: mse, target: {path: 3}}"),
         "path of an array by file is a path",
     ),
-    "sexagesimal": (f"{TOP}seed: 12:30:00\ntask: sample\n", "seed: Input should be a valid integer"),
+    "sexagesimal": (f"{TOP}seed: 12:30:00\ntask: sample\n", "seed: expected a whole number"),
     "unknown key": (
         optimizing("seach: adam"),
         "run.yaml:2:39: task: unknown key 'seach'; did you mean 'search'?; known: ",
@@ -516,7 +516,7 @@ VALUES = {
     "lr 0": (searching("lr: 0"), "task.search.0.lr: Input should be greater than 0, got 0"),
     "lr below 0": (searching("lr: -1e-3"), "task.search.0.lr: Input should be greater than 0, got "),
     "steps 0": (searching("steps: 0"), "task.search.0.steps: Input should be greater than or equal to 1, got 0"),
-    "no starts": (optimizing("starts: []"), "task.starts: List should have at least 1 item"),
+    "no starts": (optimizing("starts: []"), "task.starts: expected at least 1, got 0"),
     "0 starts": (
         optimizing("starts: {kind: prior, n: 0}"),
         "run.yaml:2:64: task.starts.0.n: Input should be greater than or equal to 1, got 0",
@@ -580,7 +580,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
         ("task..n=3", "a name in the key is empty"),
         ("task.n", "no '=' in it: write KEY=VALUE"),
         ("task.n=", "no value after '='"),
-        ("task.n=many", "error: --set task.n: Input should be a valid integer"),
+        ("task.n=many", "error: --set task.n: expected a whole number"),
         ("seed=-1", "error: --set seed: Input should be greater than or equal to 0, got -1"),
         ("budget={row: 2}", "error: --set budget: unknown key 'row'; did you mean 'rows'?"),
     ],

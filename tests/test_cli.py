@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails. Run in this process but for the import test."""
 
+import io
 import json
 import os
 import signal
@@ -204,9 +205,10 @@ def test_code_that_a_config_names_is_said_before_it_is_imported(tmp_path):
     task = {"kind": "optimize", "objectives": [{"kind": "blackbox", "function": "no_such_module_here:score"}]}
     file.write_text(yaml.safe_dump({"decoder": "digits", "task": task}))
     found = call("run", file, code=2)
-    first, *_, last = found.stderr.splitlines()
+    first, second, *excerpt = found.stderr.splitlines()
     assert first == "this config runs code: no_such_module_here:score"
-    assert last.startswith("error: cannot import 'no_such_module_here'")
+    assert second.startswith(f"error: {file}:4:15: cannot import 'no_such_module_here'")
+    assert excerpt[1].rstrip().endswith("^")
 
 
 # ---------------------------------------------------------------------- failing
@@ -417,8 +419,39 @@ def test_a_terminal_is_redrawn_at_least_twice_a_second():
         end = look.bar.tasks[0].fields["end"]
         assert end is None
         look(reports(1, 20)[2])
-        shown = progress._Left().render(look.bar.tasks[0])
-    assert shown.plain == "0 s left", "both reports have the same time"
+        shown = "".join(str(one) for one in look.bar.get_renderables())
+    assert " 10/20 0:00:00 0 s left" in shown, "both reports have the same time"
+
+
+def test_a_drawing_is_made_when_it_is_shown_and_not_at_each_report(monkeypatch):
+    made = []
+    monkeypatch.setattr(progress, "facts", lambda report, budget=None: made.append(report) or "words")
+    with progress.watch(Console(stderr=True, force_terminal=True, width=100)) as look:
+        look.bar.live.auto_refresh = False
+        look(reports(1, 1000)[0])
+        drawn = len(made)
+        for report in reports(1, 1000)[1:]:
+            look(report)
+        assert len(made) - drawn <= 2, "the thread may have drawn once or twice meanwhile"
+        look.bar.refresh()
+        assert made[-1] is look.bar.report
+
+
+def test_bars_fit_narrow_terminals_and_old_encodings(capsys):
+    for width in (20, 200):
+        with progress.watch(Console(stderr=True, force_terminal=True, width=width)) as look:
+            for report in reports(2, 20):
+                look(replace(report, name="a rather long name \x1b[31m of a search"))
+            text, words = look.bar.get_renderables()
+    lines = text.plain.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("stage 1 a rather long name ?[31m of a search " + "━" * 16 + " 20/20 0:00:0")
+    assert "\x1b[31m of" not in capsys.readouterr().err
+    assert words.plain == progress.facts(reports(2, 20)[-1])
+    plain = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), force_terminal=True, width=100)
+    with progress.watch(plain) as look:
+        look(reports(1, 20)[1])
+        assert "----------------" in next(look.bar.get_renderables()).plain
 
 
 def test_json_lines_are_a_report_each(three, tmp_path):
@@ -432,6 +465,7 @@ def test_json_lines_are_a_report_each(three, tmp_path):
     last = lines[-1]
     assert last["event"] == "report"
     assert last["best_T"] == history[-1]["best_T"]
+    assert last["terms"] == history[-1]["terms"] == {"mse": last["best_T"]}
     assert last["budget_used"] == pytest.approx(last["rows"] / 500)
     assert {"percentile_T", "median", "alive", "lost", "seconds", "seconds_left", "name"} <= set(last)
     assert "rows_N" not in last
@@ -443,10 +477,12 @@ def test_json_lines_have_notes_and_no_infinity(capsys):
     screen.note("this config runs code: a:b")
     screen.say("for people")
     with progress.watch(screen.aside, screen.progress) as look:
-        look(replace(reports(1, 10)[0], best_T=(float("inf"),), percentile_T=(float("nan"),), median=float("nan")))
+        unknown = {"best_T": (float("inf"),), "percentile_T": (float("nan"),), "median": float("nan")}
+        look(replace(reports(1, 10)[0], **unknown, terms={"mse": (float("nan"),)}))
     note, report = map(json.loads, capsys.readouterr().err.splitlines())
     assert note == {"event": "note", "text": "this config runs code: a:b"}
     assert (report["best_T"], report["percentile_T"], report["median"]) == ([None], [None], None)
+    assert report["terms"] == {"mse": [None]}
 
 
 def test_modes_of_progress(three):

@@ -328,7 +328,7 @@ def test_what_is_wrong_with_the_problem_is_an_error_and_not_a_remark(decoder):
     [
         (["adam", "adan"], {}, "unknown search 'adan'; did you mean 'adam'?"),
         ([], {}, "nothing to compare: name searches, such as adam"),
-        ([[]], {}, "at least 1 item"),
+        ([[]], {}, "expected at least 1, got 0"),
         (["adam"], {"seeds": 0}, "at least 1, or different seeds of 0 and more, got 0"),
         (["adam"], {"seeds": [1, 1]}, "different seeds"),
         (["adam"], {"seeds": [-1]}, "different seeds"),

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -169,8 +170,33 @@ def test_a_full_disk_at_every_write(code, tmp_path, monkeypatch, every_step):
             assert points[point] == "open", "a folder, which not every system lets one flush"
         else:
             assert said.startswith("cannot write ")
-            assert f"({os.strerror(code)}): free some space, or choose another place" in said
+            assert (
+                f"({os.strerror(code)}): {'free some space, or ' * (code == errno.ENOSPC)}choose another place" in said
+            )
         if not (folder / "run.json").exists():
             continue
         same(lo.resume(folder, decoder=decoder()), whole)
         assert not list(folder.glob("**/*.tmp"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as Linux has them")
+def test_a_true_limit_on_files_at_every_file(tmp_path, every_step):
+    """The kernel itself refuses the first byte too many, at each file in turn; with the limit gone the run goes on."""
+    import resource
+
+    whole = lo.optimize(decoder(), out=tmp_path / "whole", **GIVEN)
+    files = [path for path in (tmp_path / "whole").rglob("*") if path.is_file() and path.stat().st_size]
+    limits = sorted({path.stat().st_size - 1 for path in files})
+    assert len(limits) >= 8
+    stopped = 0
+    for limit in limits:
+        folder = tmp_path / str(limit)
+        child = os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            said = complaint(folder)
+            os._exit(0 if said is not None and said.startswith("cannot write ") and "(File too large)" in said else 1)
+        stopped += os.waitpid(child, 0)[1] == 0
+        if (folder / "run.json").exists():
+            same(lo.resume(folder, decoder=decoder()), whole)
+    assert stopped >= len(limits) - 1

@@ -207,7 +207,7 @@ def test_a_finished_run_is_resumed_by_showing_it(runs):
 
 
 def test_only_searches_are_resumed(runs, tmp_path):
-    assert "is not the folder of an optimize run: run.json is missing" in call("resume", runs / "draws", code=2).stderr
+    assert "draws holds no optimize run: only those are resumed" in call("resume", runs / "draws", code=2).stderr
     assert "run.json is missing" in call("resume", tmp_path / "nothing", code=2).stderr
 
 
@@ -490,6 +490,29 @@ def test_a_folder_of_an_earlier_version_is_read(tmp_path):
     assert torch.allclose(again.found.losses, found.losses, rtol=0.1)
     with pytest.raises(InputFileError, match="is not the folder of an optimize run: run.json is missing"):
         lo.resume(folder)
+
+
+def test_a_kept_run_of_an_earlier_version_is_read_and_its_sums_are_checked(tmp_path):
+    folder = shutil.copytree(OLD.parent / "schema1-kept", tmp_path / "old")
+    found = lo.load(folder)
+    assert (found.stopped, found.latents.shape, len(found.history)) == ("finished", (2, 20), 9)
+    assert lo.resume(folder).losses.equal(found.losses)
+    again = lo.reproduce(folder)
+    assert torch.allclose(again.found.losses, found.losses, rtol=0.1)
+    assert "<html" in lo.report(folder)
+    (folder / "history.jsonl").write_text("")
+    with pytest.raises(InputFileError, match="history.jsonl is not what was written"):
+        lo.load(folder)
+
+
+def test_a_killed_run_of_an_earlier_version_goes_on_from_its_checkpoint(tmp_path):
+    folder = shutil.copytree(OLD.parent / "schema1-killed", tmp_path / "old")
+    (run,) = runs_below(tmp_path)
+    assert run.status == "killed"
+    found = lo.resume(folder)
+    assert [entry["step"] for entry in found.history] == list(range(9))
+    assert not [note for note in found.notes if "damaged" in note]
+    assert torch.allclose(found.losses, lo.load(OLD.parent / "schema1-kept").losses, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", ["run.json", "result.json"])

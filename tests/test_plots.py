@@ -37,7 +37,7 @@ def drawn(figure):
 
 def test_they_are_public_and_need_no_import_of_their_own():
     assert lo.plots is plots
-    assert plots.__all__ == ["convergence", "front", "interpolation", "latent_map", "sheet"]
+    assert plots.__all__ == ["convergence", "front", "interpolation", "latent_map", "sheet", "terms"]
     assert all(callable(getattr(plots, name)) for name in plots.__all__)
 
 
@@ -94,6 +94,36 @@ def test_the_latent_map_shows_every_row(result):
     assert shown["starts"] == 5
     assert shown["draws from the prior"] == 256
     assert np.allclose(figure.axes[0].collections[-1].get_offsets(), maps.latent_map(result).found_N2[:1])
+
+
+def test_the_latent_map_shows_paths(result):
+    figure = plots.latent_map(result)
+    drawn(figure)
+    (leg,) = maps.latent_map(result).legs
+    line, begin = figure.axes[0].lines
+    assert np.allclose(line.get_xydata(), leg.places_R2)
+    assert np.allclose(begin.get_xydata(), leg.places_R2[:1])
+    chain = plots.latent_map(run(search=[FAST, {"kind": "lbfgs", "steps": 4}]))
+    assert [line.get_label() for line in chain.axes[0].lines][2:] == ["where a path began", "where a later stage began"]
+
+
+def test_terms_are_a_panel_each_with_their_bounds(result):
+    bound = {"kind": "property", "function": ink, "name": "$ink$", "goal": {"at_most": 0.5}}
+    found = run(constraints=[bound], search=[FAST, {"kind": "lbfgs", "steps": 4}])
+    figure = plots.terms(found)
+    text = drawn(figure)
+    assert "minimize" in text
+    assert "must be at most 0.5" in text
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["mse", "$ink$"]
+    first, second, start, bounded = figure.axes[1].lines
+    rows = [r["forward_rows"] + r["backward_rows"] for r in found.history]
+    assert [*first.get_xdata(), *second.get_xdata()] == rows
+    assert [*first.get_ydata(), *second.get_ydata()] == [r["terms"]["$ink$"][0] for r in found.history]
+    assert start.get_xdata()[0] == second.get_xdata()[0]
+    assert list(bounded.get_ydata()) == [0.5, 0.5]
+    assert "One term alone: the losses show it" in drawn(plots.terms(result))
+    found.history[:] = [{**entry, "terms": {}} for entry in found.history]
+    assert "This run's reports hold no terms" in drawn(plots.terms(found))
 
 
 def test_a_front_is_drawn_or_refused(front, result):

@@ -303,9 +303,9 @@ def task(search):
 @pytest.mark.parametrize(
     ("search", "text"),
     [
-        ([["adam"]], "task.search.0: List should have at least 2 items"),
-        ([[]], "task.search.0: List should have at least 2 items"),
-        ([], "task.search: List should have at least 1 item"),
+        ([["adam"]], "task.search.0: expected at least 2, got"),
+        ([[]], "task.search.0: expected at least 2, got"),
+        ([], "task.search: expected at least 1, got 0"),
         ([["adam", ["adam", "random"]]], "task.search.0.1: expected a search: a name, a dict with a kind, or a config"),
         ([["adam", "adm"]], "task.search.0.1: unknown search 'adm'; did you mean 'adam'"),
         ([["adam", {"kind": "adam", "lrr": 1}]], "task.search.0.1: unknown key 'lrr'; did you mean 'lr'"),

@@ -16,6 +16,7 @@ from xss import CORPUS
 import latentopt as lo
 from latentopt import cards, maps, plotbox, rng, thumbnails
 from latentopt.cli import app
+from latentopt.termcurves import term_curves
 from latentopt.testing import toy_decoders
 
 VOID = {"meta", "link", "img", "br", "path"}
@@ -154,6 +155,88 @@ def test_a_feasible_run_says_so():
 def front():
     objectives = ["mse", {"kind": "property", "function": ink, "name": "ink"}]
     return run(objectives=objectives, pareto=True, search={"kind": "adam", "steps": 20})
+
+
+BOUNDS = [
+    {"kind": "property", "function": ink, "name": "ink", "goal": {"at_most": 0.5}},
+    {"kind": "property", "function": ink, "name": "<b>spread", "goal": {"between": [0.2, 0.6]}},
+]
+
+
+@pytest.fixture(scope="module")
+def several():
+    chain = [FAST, {"kind": "lbfgs", "steps": 4}]
+    return run(targets=2, objectives=["mse", {"kind": "mae", "weight": 0.1}], constraints=BOUNDS, search=chain)
+
+
+def section(page, name):
+    return page.partition(f'id="{name}"')[2].partition("</section>")[0]
+
+
+def test_several_terms_have_a_small_chart_each_with_their_bounds(several):
+    part = section(lo.report(several), "terms")
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", part) == ["mse", "mae", "ink", "&lt;b&gt;spread"]
+    assert part.count('class="bound"') == 1 + 2
+    assert part.count('class="best"') == 4 * 2 * 2, "a line a term, a target and a stage"
+    assert part.count('class="stage"') == 4
+    words = Page(lo.report(several)).text
+    assert "must be at most 0.5" in words
+    assert "must be between 0.2 and 0.6" in words
+    assert "dashed: its bound; upright: where a search of a later stage or of a race began" in words
+
+
+def test_one_term_alone_and_runs_of_earlier_versions_have_no_such_charts(result, several):
+    assert 'id="terms"' not in lo.report(result)
+    bare = [{key: value for key, value in entry.items() if key != "terms"} for entry in several.history]
+    old = dataclasses.replace(several, history=bare, paths=None)
+    page = lo.report(old)
+    assert 'id="terms"' not in page
+    assert 'class="path"' not in page
+    assert "path of the best row" not in page
+    some = dataclasses.replace(several, history=bare[:3] + several.history[3:])
+    (first, *_) = term_curves(some)
+    assert sum(len(one.rows_R) for one in first.parts) == len(several.history) - 3, "resumed: from there on"
+
+
+def test_a_bound_far_from_its_curve_does_not_flatten_it():
+    far = {"kind": "property", "function": ink, "name": "ink", "goal": {"at_most": 1e6}}
+    (_, curve) = term_curves(run(constraints=[far]))
+    assert curve.bounds == (1e6,)
+    assert max(curve.values()) < 2
+    assert curve.goal == "must be at most 1e+06"
+
+
+@pytest.mark.parametrize("goal", ["maximize", {"equals": 0.3}, {"at_least": "<i>"}, {}, 7, None])
+def test_goals_in_words_come_from_any_config(several, goal):
+    plain = [{key: value for key, value in one.items() if key != "function"} for one in BOUNDS]
+    task = {"objectives": ["mse", {"kind": "mae", "goal": goal}], "constraints": plain}
+    curves = term_curves(dataclasses.replace(several, config={"task": task}))
+    assert [curve.goal for curve in curves][2:] == ["must be at most 0.5", "must be between 0.2 and 0.6"]
+    assert curves[1].bounds == ((0.3,) if goal == {"equals": 0.3} else ())
+    lo.report(dataclasses.replace(several, config={"task": task}))
+    unknown = term_curves(dataclasses.replace(several, config={"task": {"objectives": ["mse"]}}))
+    assert [curve.goal for curve in unknown] == [""] * 4
+
+
+def test_the_map_shows_the_path_of_each_targets_best_row(several):
+    part = section(lo.report(several), "map")
+    legs = maps.latent_map(several).legs
+    assert [(leg.target, leg.stage) for leg in legs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert part.count('class="path"') == 4 + 1  # and one in the legend
+    assert part.count('class="dot begin"') == part.count('class="dot hole"') == 2 + 1
+    assert part.count('class="dot turn"') == 2 + 1
+    assert "path of the best row of each target" in part
+    assert "A path jumps where another row takes the lead. " in part
+    paths = torch.cat([leg.places_R2 for leg in legs])
+    far = dataclasses.replace(several, paths=several.paths * 50)
+    assert maps.latent_map(far).legs[0].places_R2.abs().max() > 10 * paths.abs().max()
+    inside = [
+        float(n)
+        for d in re.findall(r'class="path" d="M([^"]*)"', section(lo.report(far), "map"))[1:]
+        for n in re.findall(r"[\d.-]+", d)
+    ]
+    assert all(0 <= place <= 1000 for place in inside), "the map holds its paths"
+    assert maps.latent_map(dataclasses.replace(several, history=several.history[1:])).legs == []
 
 
 def test_a_front_has_its_chart_and_members_spread_along_it(front):
@@ -355,13 +438,26 @@ def test_the_noisiest_run_stays_below_five_megabytes(result):
     rows |= {"latents": torch.randn(n, 8, generator=rng.generator(1)), "designs": noise, "target_index": index}
     realism = result.realism.take(torch.zeros(n, dtype=torch.long))
     report = {**result.history[0], "rows_N": torch.rand(n).tolist(), "best_T": [0.1] * targets}
+    terms = {f"term {i}": torch.rand(n) for i in range(24)}
+    report["terms"] = {name: value[:targets].tolist() for name, value in terms.items()}
     history = [{**report, "step": i, "forward_rows": 10 * i} for i in range(300)]
+    paths = torch.randn(300, 8, 8, generator=rng.generator(2))
     config = {**result.config, "task": {"notes": "x" * 1_000_000}}
-    changed = {"terms": {}, "realism": realism, "history": history, "targets": noise[:targets], "latent_std": None}
+    changed = {
+        "terms": terms,
+        "paths": paths,
+        "realism": realism,
+        "history": history,
+        "targets": noise[:targets],
+        "latent_std": None,
+    }
     many = dataclasses.replace(result, **rows, **changed, starts=None, prior_draws=None, config=config)
     page = lo.report(many)
     assert len(page.encode()) < 5_000_000
     assert "letters more are in config.json" in page
+    assert page.count('class="path"') == 8 + 1
+    assert page.count("<figcaption>term ") == 24
+    assert "of the first 4 targets" in page
 
 
 # ---------------------------------------------------------------------- where it goes
@@ -393,10 +489,10 @@ def test_what_is_no_finished_run_is_refused(result, tmp_path):
     with pytest.raises(lo.InputFileError, match="is not the folder of an optimize run"):
         lo.report(tmp_path)
     (tmp_path / "run.json").write_text('{"status": "running"}')
-    with pytest.raises(lo.InputFileError, match="is running: it has nothing to report until it is over"):
+    with pytest.raises(lo.InputFileError, match=r"cannot be read \(ValueError: schema None\)"):
         lo.report(tmp_path)
-    (tmp_path / "run.json").write_text('{"status": "failed", "error": "no luck"}')
-    with pytest.raises(lo.InputFileError, match=r"is failed \(no luck\)"):
+    (tmp_path / "run.json").write_text('{"schema": 1, "status": "failed", "error": "no luck"}')
+    with pytest.raises(lo.InputFileError, match=r"failed \(no luck\): there is nothing to report"):
         lo.report(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(lo.InputFileError, match=r"run.json cannot be read .*it is damaged"):

@@ -41,7 +41,16 @@ def folders(tmp_path_factory):
     objectives = ["mse", {"kind": "property", "function": ink, "name": "ink"}]
     runs = {
         "image": run(search=[FAST, {"kind": "lbfgs", "steps": 4}], budget={"rows": 400}),
-        "targets": run(targets=4),
+        "targets": run(targets=4, search=[[FAST, {"kind": "lbfgs", "steps": 4}], FAST]),
+        "terms": run(
+            targets=2,
+            objectives=["mse", {"kind": "mae", "name": "a name that is long, " * 6}],
+            constraints=[
+                {**bound, "goal": {"between": [0.2, 0.6]}},
+                {**bound, "name": "w" * 90, "goal": {"at_most": 1}},
+            ],
+            search=[FAST, {"kind": "lbfgs", "steps": 4}],
+        ),
         "waveform": run("waveform"),
         "infeasible": run(constraints=[bound]),
         "front": run(objectives=objectives, pareto=True, search={"kind": "adam", "steps": 20}),
@@ -94,7 +103,7 @@ class Visit:
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"), dtype=float)
 
 
-NAMES = ["image", "targets", "waveform", "infeasible", "front", "compared", "evil"]
+NAMES = ["image", "targets", "terms", "waveform", "infeasible", "front", "compared", "evil"]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "wide"])
@@ -117,7 +126,7 @@ def test_it_fits_every_screen_in_light_and_dark(browser, folders, name, size):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "wide"])
-@pytest.mark.parametrize("name", ["image", "front", "compared", "waveform"])
+@pytest.mark.parametrize("name", ["image", "front", "compared", "waveform", "terms"])
 def test_no_words_of_a_chart_overlap(browser, folders, name, size):
     script = """() => [...document.querySelectorAll('.chart')].flatMap(chart => {
         const words = [...chart.querySelectorAll('.lanes span, .plot span, .yl, .legend li')];
@@ -128,6 +137,21 @@ def test_no_words_of_a_chart_overlap(browser, folders, name, size):
     })"""
     with Visit(browser, folders[name], size) as visit:
         assert visit.page.evaluate(script) == []
+
+
+def test_paths_and_small_charts_are_seen(browser, folders):
+    with Visit(browser, folders["terms"], SIZES[1]) as visit:
+        page = visit.page
+        boxes = [page.locator("#terms .plot").nth(i).bounding_box() for i in range(4)]
+        assert all(box["width"] > 200 and box["height"] > 100 for box in boxes)
+        assert boxes[0]["y"] == boxes[1]["y"], "they stand side by side"
+        seen = "getComputedStyle(document.querySelector('#map .plot .path')).stroke"
+        assert page.evaluate(seen) == page.evaluate(
+            "getComputedStyle(document.querySelector('#map .plot .top')).stroke"
+        )
+        holes = "getComputedStyle(document.querySelector('#map .plot .hole')).stroke"
+        assert page.evaluate(holes) == "rgb(255, 255, 255)", "where a path begins is a ring, where it ends a full dot"
+        assert visit.wrong == []
 
 
 def test_pointing_at_the_map_shows_the_design(browser, folders):

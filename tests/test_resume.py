@@ -159,6 +159,33 @@ def test_callables_are_asked_for_again(tmp_path, monkeypatch, every_step):
         lo.resume(folder, decoder=decoder())
 
 
+def test_a_checkpoint_of_an_earlier_version_goes_on_without_what_it_lacks(tmp_path, monkeypatch, every_step):
+    folder, whole = tmp_path / "run", lo.optimize(decoder(), **options("adam"))
+    assert killed_after(12, folder, monkeypatch, **options("adam"))
+    kept = checkpoints.Checkpoints(folder / "checkpoints")
+    state = kept.newest()
+    reports = len(state["history"])
+    del state["paths"], state["run"]["terms"]
+    state["run"]["pending"] = [one[:-1] for one in state["run"]["pending"]]
+    state["history"] = [{key: value for key, value in one.items() if key != "terms"} for one in state["history"]]
+    kept.save(state)
+    found = lo.resume(folder, decoder=decoder())
+    for name in ("latents", "losses"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    assert len(found.paths) == len(found.history) > reports
+    assert bool(found.paths[:reports].isnan().all())
+    assert torch.equal(found.paths[reports + 1 :], whole.paths[reports + 1 :])
+    assert [entry["terms"] for entry in found.history[:reports]] == [{}] * reports
+    pairs = zip(found.history[-1]["terms"]["mse"], whole.history[-1]["terms"]["mse"], strict=True)
+    known = [one == other for one, other in pairs if one == one]  # of rows at their best before the checkpoint: NaN
+    assert known
+    assert all(known)
+    held = lo.load(folder)  # whose older lines lack the terms
+    assert [entry.get("terms", {}) for entry in held.history][:reports] == [{}] * reports
+    assert len(held.history) == len(held.paths)
+    lo.report(held)
+
+
 # ---------------------------------------------------------------------- damage
 
 

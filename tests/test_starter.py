@@ -41,6 +41,8 @@ NETS = {
     "options": (["--factory", "first_nets:Vae", "--factory-options", "{latent_dim: 3}"], [3], [1, 8, 8], True, True),
     "silent": (["--factory", "first_nets:Silent"], [6], [1, 8, 8], True, True),
     "parts": (["--factory", "first_nets:Parts"], [5], [1, 8, 8], True, True),
+    "short names": (["--factory", "first_nets:Short"], [5], [64], True, True),
+    "a method alone": (["--factory", "first_nets:OnlyDecodes"], [4], [9], False, True),
     "generator": (["--factory", "first_nets:Generator"], [4, 1, 1], [3, 8, 8], False, True),
     "other sides": (
         ["--factory", "first_nets:Generator", "--latent-shape", "4,2,2"],

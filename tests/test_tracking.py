@@ -52,6 +52,57 @@ def test_figures_are_finite_and_named_alike_for_every_place():
     assert len(tracking.figures(report(best=(0.1,) * 100, percentiles=()))) == 9 + 16
 
 
+def test_terms_are_drawn_by_their_names_in_letters_that_every_place_takes():
+    one = tracking.figures(
+        report(terms={"mse": (0.5,), "ink < 0.2/x": (0.1,), "ink > 0.2/x": (float("nan"),), "..": (2.0,)})
+    )
+    assert {name: value for name, value in one.items() if name.startswith("terms/")} == {
+        "terms/mse": 0.5, "terms/ink _ 0_2_x": 0.1, "terms/__": 2.0,
+    }  # fmt: skip
+    twice = tracking.figures(report(terms={"a.b": (1.0,), "a/b": (2.0,), "x" * 300: (3.0,)}))
+    assert [name for name in twice if name.startswith("terms/")] == ["terms/a_b", "terms/a_b_2", "terms/" + "x" * 100]
+    many = tracking.figures(report(best=(0.1,) * 100, terms={"mse": (0.5,) * 100, "ink": (0.1,) * 100}))
+    assert [name for name in many if name.startswith("terms/ink")] == [f"terms/ink/target_{t}" for t in range(8)]
+
+
+def test_mlflow_gets_its_figures_in_few_calls_and_all_of_them(monkeypatch, tmp_path):
+    """Without MLflow itself: what it is told, call by call, at given times."""
+    calls, now = [], [100.0]
+
+    class Client:
+        def log_batch(self, run_id, metrics=(), params=()):
+            calls.append([(one[0], one[3]) for one in metrics])
+
+        def set_tag(self, *_):
+            pass
+
+        def set_terminated(self, run_id, status):
+            calls.append(status)
+
+    track = object.__new__(tracking._MLflow)
+    tracking.Tracker.__init__(track)
+    track._waiting, track._sent, track.client, track.run_id = [], -float("inf"), Client(), "1"
+    entities = type(sys)("mlflow.entities")
+    entities.Metric = lambda *figures: figures
+    monkeypatch.setitem(sys.modules, "mlflow", type(sys)("mlflow"))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
+    for step, at in enumerate((100.0, 100.5, 101.9, 102.1, 103.0)):
+        now[0] = at
+        track(report(step))
+    track.finish(None)
+    steps = [sorted({rows for _, rows in call}) for call in calls[:-1]]
+    assert steps == [[4], [9, 14, 19], [24]], "at once, after two seconds, and what is left at the end"
+    assert all(len(call) == 9 * len(rows) for call, rows in zip(calls[:-1], steps, strict=True))
+    assert calls[-1] == "FAILED"
+    monkeypatch.setattr(tracking, "_BATCH", 10)
+    track._open, calls[:] = True, []
+    for step in range(3):
+        track(report(step))
+    track.finish(None)
+    assert [len(call) for call in calls[:-1]] == [10, 10, 7], "no call is larger than a store takes"
+
+
 class Kept(tracking.Tracker):
     name = "a list"
 
@@ -185,6 +236,8 @@ def test_mlflow_keeps_runs_in_a_database_in_the_folder(tmp_path, monkeypatch):
     curve = track.client.get_metric_history(track.run_id, "loss/best")
     assert [m.step for m in curve] == [r["forward_rows"] + r["backward_rows"] for r in found.history]
     assert curve[-1].value == pytest.approx(float(found.best.loss.min()))
+    terms = track.client.get_metric_history(track.run_id, "terms/mse/target_0")
+    assert [m.value for m in terms] == pytest.approx([r["terms"]["mse"][0] for r in found.history])
     assert run.data.params["task.search.0.kind"] == "adam"
     assert "best loss" in run.data.tags["result"]
     with pytest.raises(lo.ConfigError, match="MLflow cannot be used at nowhere://x: "):

@@ -248,12 +248,12 @@ def _check_options(factory: Any, options: dict[str, Any], name: str) -> None:
 
 def _refuse_whole(network: nn.Module, name: str) -> None:
     """A whole auto-encoder maps designs to designs: which part decodes must be said."""
-    for encoding, decoding in (("encode", "decode"), ("encoder", "decoder")):
+    for encoding, decoding in (("encode", "decode"), ("encoder", "decoder"), ("enc", "dec")):
         if callable(getattr(network, encoding, None)) and callable(getattr(network, decoding, None)):
             parts = (
-                f"found {encoding}.* and {decoding}.*"
-                if encoding == "encoder"
-                else f"found {encoding}() and {decoding}()"
+                f"found {encoding}() and {decoding}()"
+                if encoding == "encode"
+                else f"found {encoding}.* and {decoding}.*"
             )
             raise DecoderError(
                 f"factory {name!r} gives a whole auto-encoder ({parts}): set attribute: {decoding} "

@@ -374,7 +374,7 @@ def test_weights_that_are_another_file_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"latent_shape": ()}, "latent_shape: Tuple should have at least 1 item"),
+        ({"latent_shape": ()}, "latent_shape: expected at least 1, got 0"),
         ({"latent_shape": (0,)}, "latent_shape.0: Input should be greater than or equal to 1, got 0"),
         ({"sha256": "abc"}, "sha256: String should match pattern"),
         ({"factory": "decoder_nets"}, "factory: code is named as 'package.module:function', got 'decoder_nets'"),

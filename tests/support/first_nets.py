@@ -41,6 +41,29 @@ class Parts(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(5, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8)))
 
 
+class Short(nn.Module):
+    """An auto-encoder of two parts with short names, and a forward of the whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Sequential(nn.Linear(64, 5))
+        self.dec = nn.Sequential(nn.Linear(5, 64), nn.Sigmoid())
+
+    def forward(self, x):
+        return self.dec(self.enc(x))
+
+
+class OnlyDecodes(nn.Module):
+    """A network without a forward, which decodes by a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 9)
+
+    def decode(self, z):
+        return self.net(z)
+
+
 class Generator(nn.Module):
     """A GAN's generator of pictures in colour, in [-1, 1], of latents `(N, 4, 1, 1)`."""
 
