@@ -365,7 +365,7 @@ def new_folder(folder: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot make the folder {str(path)[:200]!r} ({getattr(error, 'strerror', None) or error}): choose a place where "
+            f"cannot make the folder {str(path)[:200]} ({getattr(error, 'strerror', None) or error}): choose a place where "
             "you may write"
         ) from None
     if not os.access(path, os.W_OK):
