@@ -243,7 +243,7 @@ def test_all_checkpoints_damaged_means_from_the_start(tmp_path, monkeypatch, eve
         ("run.json", b'{"schema": 1}', "says nothing of its status: it is damaged"),
         ("config.json", b"{", "config.json cannot be read"),
         ("config.json", b"[]", "config.json holds list, expected a config"),
-        ("config.json", b"{}", "config.json was changed since the run began: decoder"),
+        ("config.json", b"{}", "decoder: Field required"),
     ],
 )
 def test_damaged_files_of_a_run(name, content, words, tmp_path, monkeypatch, every_step):
