@@ -223,12 +223,6 @@ def resume(
     check_folder(Path(folder))
     with old_run(folder) as kept:
         plain = read_config_json(kept.path)
-        edits = kept.edits(plain)
-        if edits:
-            raise ConfigError(
-                f"resume refused: config.json was changed since the run began: {', '.join(edits)}; put it back, or start a "
-                "new run"
-            )
         if decoder is not None:
             decoder = load_decoder(decoder)
         config = received_config(
@@ -243,6 +237,12 @@ def resume(
         task = config.task
         if not isinstance(task, OptimizeTask):
             raise ConfigError(f"{folder} holds no optimize run: only those are resumed")
+        edits = kept.edits(plain)
+        if edits:
+            raise ConfigError(
+                f"resume refused: config.json was changed since the run began: {', '.join(edits)}; put it back, or start a "
+                "new run"
+            )
         here, held = config.to_dict({}), plain["task"]
         given = _given(objectives=objectives, constraints=constraints, measures=measures)
         changed = [one for name in given for one in differences(held.get(name), here["task"].get(name), f"task.{name}")]

@@ -207,7 +207,7 @@ def test_code_that_a_config_names_is_said_before_it_is_imported(tmp_path):
     found = call("run", file, code=2)
     first, second, *excerpt = found.stderr.splitlines()
     assert first == "this config runs code: no_such_module_here:score"
-    assert second.startswith(f"error: {file}:4:15: cannot import 'no_such_module_here'")
+    assert second.startswith(f"error: {file}:5:15: cannot import 'no_such_module_here'")
     assert excerpt[1].rstrip().endswith("^")
 
 

@@ -231,7 +231,7 @@ def test_numbers_that_do_not_fit(region, text):
     [
         ({"kind": "ball", "fixed": {-1: 0.0}}, "task.region.fixed.*greater than or equal to 0"),
         ({"kind": "ball", "fixed": {0: float("nan")}}, "task.region.fixed.*finite number"),
-        ({"kind": "ball", "fixed": {"x": 0.0}}, "task.region.fixed.*valid integer"),
+        ({"kind": "ball", "fixed": {"x": 0.0}}, "task.region.fixed.*whole number"),
         ({"kind": "box", "low": {2: float("inf")}}, "task.region.low.*finite number"),
         (
             {"kind": "box", "low": {2: 1.0}, "high": 1.0, "percentile": 90},

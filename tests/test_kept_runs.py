@@ -390,7 +390,15 @@ def test_texts_are_read_in_all_three_forms(tmp_path):
 
 
 BOMB = zlib.compress(bytes(200 * 2**20), 9)  # 200 kB of file that unpack to 200 MB
-GOOD = {"schema": 1, "run": "a", "config": {}, "sums": {}, "versions": {}, "arrays": None, "arrays_sha256": None}
+GOOD = {
+    "schema": 1,
+    "run": "a",
+    "config": {},
+    "sums": {"latents": "0"},
+    "versions": {},
+    "arrays": None,
+    "arrays_sha256": None,
+}
 BAD = {
     "a bomb": (png(chunk(b"zTXt", b"latentopt\0\0" + BOMB)), "holds a text of more than 1 MiB, which is not read"),
     "another bomb": (png(chunk(b"iTXt", b"latentopt\0\1\0\0\0" + BOMB)), "holds a text of more than 1 MiB"),
@@ -421,6 +429,7 @@ for name, changed, words in (
         "is damaged: the numbers in it",
     ),
     ("an empty config", {}, "decoder: Field required"),
+    ("no sums", {"sums": {}}, "does not say what its run found, so there is nothing to compare with"),
     (
         "a deep config",
         {"config": json.loads("[" * 60 + "]" * 60) and {"a": json.loads("[" * 60 + "]" * 60)}},

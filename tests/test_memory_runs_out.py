@@ -151,7 +151,7 @@ def test_terms_across_rows_that_do_not_fit_say_what_they_need(error):
             return heavy
 
     with pytest.raises(
-        lo.OutOfMemoryError, match="16 starts and their designs need about .* MiB, .*: give fewer starts"
+        lo.OutOfMemoryError, match="16 starts and their designs need about .* .iB, .*: give fewer starts"
     ):
         searched(Crowded(64, error), None, objectives=Across(), target=None)
 

@@ -160,7 +160,11 @@ def test_pointing_at_the_map_shows_the_design(browser, folders):
         assert not tip.is_visible()
         mark = page.locator("#map [data-p]").last  # drawn on top of the others
         page.locator("#map .plot").scroll_into_view_if_needed()
-        mark.hover(force=True)
+        for _ in range(20):  # the page may still be scrolling to the mark, which hides the tip again
+            mark.hover(force=True)
+            page.wait_for_timeout(100)
+            if tip.is_visible():
+                break
         assert tip.is_visible()
         shown = tip.locator("img").get_attribute("src")
         points = page.evaluate("JSON.parse(document.getElementById('points').textContent)")
