@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-_MOST = 7  # inclusions a cell
+_MOST = 5  # inclusions a cell
 _FEWEST = 2
 _CLEARANCE = 1.12  # centres lie at least so many times the sum of two radii apart
 _PUSHES = 60
@@ -28,8 +28,8 @@ def inclusion_field(rng: Generator, filled: Floats, ratio: Floats, angle: Floats
     radii = np.zeros((n, _MOST), np.float32)
     todo = np.arange(n)
     while len(todo):
-        # Small inclusions would be hard to see: at most one for each 4.5 % of the cell that is filled.
-        most = np.clip(filled[todo] / 0.045, _FEWEST, _MOST).astype(int)
+        # Small inclusions would be hard to see: at most one for each 6 % of the cell that is filled.
+        most = np.clip(filled[todo] / 0.06, _FEWEST, _MOST).astype(int)
         count = rng.integers(_FEWEST, most + 1)
         present = np.arange(_MOST) < count[:, None]
         relative = np.where(present, rng.uniform(0.7, 1.3, (len(todo), _MOST)), 0)
@@ -107,6 +107,8 @@ def _field(centres: Floats, radii: Floats, metric: Floats, size: int) -> Floats:
     field = np.full((len(centres), size, size), np.inf, np.float32)
     for k in range(_MOST):
         some = radii[:, k] > 0
+        if not some.any():
+            continue
         x, y = centres[some, k, 0, None, None], centres[some, k, 1, None, None]
         _, _, squared = _shortest(at - x + 0 * at[:, None], at[:, None] - y + 0 * at, metric[some])
         field[some] = np.minimum(field[some], np.sqrt(squared) / radii[some, k, None, None])

@@ -113,26 +113,26 @@ def _random_field(
     return make
 
 
-# The ranges keep features at about 8 pixels and more: wave numbers up to about 4.
-_gaussian = _random_field(lambda k, drawn: np.exp(-0.25 * (k / drawn(1.2, 1.9)) ** 2))
-_ring = _random_field(lambda k, drawn: np.exp(-0.25 * ((k - drawn(1.8, 3.2)) / 0.35) ** 2))
-_power = _random_field(lambda k, drawn: (k**2 + 0.5) ** (-0.5 * drawn(2.5, 4.0)) * np.exp(-((k / 3.5) ** 4)))
+# The ranges keep features at about 8 pixels and more: wave numbers up to about 3.5.
+_gaussian = _random_field(lambda k, drawn: np.exp(-0.25 * (k / drawn(1.0, 1.6)) ** 2))
+_ring = _random_field(lambda k, drawn: np.exp(-0.25 * ((k - drawn(1.6, 2.6)) / 0.35) ** 2))
+_power = _random_field(lambda k, drawn: (k**2 + 0.5) ** (-0.5 * drawn(2.5, 4.0)) * np.exp(-((k / 3.0) ** 4)))
 
 
 # ---------------------------------------------------------------------- spinodal decomposition
 
-_DT, _STEPS = 0.5, (60, 200)
+_DT, _STEPS = 0.5, (100, 240)
 
 
 def _spinodal(rng: Generator, fraction: Floats, ratio: Floats, angle: Floats) -> Floats:
-    """The Cahn-Hilliard equation dc/dt = lap(c**3 - c - kappa lap c) on 32 x 32, from noise, for 30 to 100 units of time.
+    """The Cahn-Hilliard equation dc/dt = lap(c**3 - c - kappa lap c) on 32 x 32, from noise, for 50 to 120 units of time.
 
     Spectral in space, and semi-implicit in time: the bilaplacian and a stabilising 1.5 lap(c) are implicit (Eyre 1998; Chen and
     Shen 1998). The mean is that of the volume fraction by the lever rule, kept within +-0.45, where a mixture is unstable.
     """
     n = len(fraction)
     mean = np.clip(2 * fraction - 1, -0.45, 0.45)[:, None, None]
-    kappa = rng.uniform(0.5, 1.1, (n, 1, 1)).astype(np.float32)
+    kappa = rng.uniform(1.0, 2.2, (n, 1, 1)).astype(np.float32)
     stops = rng.integers(*_STEPS, n)
     k2 = (wave_numbers(_COARSE, np.ones(1, np.float32), np.zeros(1, np.float32)) * 2 * np.pi / _COARSE) ** 2
     stretched = (wave_numbers(_COARSE, ratio, angle) * 2 * np.pi / _COARSE) ** 2
