@@ -1,15 +1,15 @@
 """Makers of microstructures: periodic, of the volume fraction asked for, the same bits by seed, anisotropic where said."""
 
-import hashlib
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from latentopt import ConfigError
 from latentopt.testing import global_rng_untouched
-from latentopt_materials.structures import FAMILIES, SIZE, make_structures
+from latentopt_materials.structures import FAMILIES, SIZE, make_structures, wave_numbers
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -94,9 +94,7 @@ def elongation(x):
 
 
 def test_anisotropy_is_seen_in_the_spectrum(family):
-    plain, stretched = (
-        elongation(make_structures(family, 250, seed=2, anisotropy=a)).median() for a in (1.0, 3.0)
-    )
+    plain, stretched = (elongation(make_structures(family, 250, seed=2, anisotropy=a)).median() for a in (1.0, 3.0))
     if family == "discs":
         assert plain == stretched
     else:
@@ -104,10 +102,6 @@ def test_anisotropy_is_seen_in_the_spectrum(family):
 
 
 def test_a_structure_stretched_along_x_varies_less_along_x():
-    from latentopt_materials.structures import wave_numbers
-
-    import numpy as np
-
     k = wave_numbers(32, np.full(1, 3, np.float32), np.zeros(1, np.float32))[0]
     assert (k[0, 2], k[2, 0]) == (6.0, 2.0)
 
@@ -126,7 +120,9 @@ def test_inclusions_do_not_touch(family):
         pieces = set(parent[1:])
         counts.append(len(pieces))
         areas = [sum((labels == i).sum() for i in range(1, number + 1) if parent[i] == piece) for piece in pieces]
-        assert max(areas) < 4.5 * min(areas)  # radii lie within 0.7 to 1.3 of each other: (1.3 / 0.7)**2 = 3.4, and pixels
+        assert max(areas) < 4.5 * min(
+            areas
+        )  # radii lie within 0.7 to 1.3 of each other: (1.3 / 0.7)**2 = 3.4, and pixels
     assert set(counts) == {2, 3, 4, 5}
 
 
@@ -151,16 +147,21 @@ def test_what_cannot_be_made_is_refused():
         make_structures("spinodl", 1, 0)
     with pytest.raises(ConfigError, match=r"volume_fraction is \(0.9, 0.1\), expected 0.05 <= low <= high <= 0.95"):
         make_structures("ring", 1, 0, volume_fraction=(0.9, 0.1))
-    with pytest.raises(ConfigError, match="got n = 0 and anisotropy = 3.0, expected 1 or more of both"):
+    with pytest.raises(ConfigError, match=r"got n = 0 and anisotropy = 3.0, expected 1 or more of both"):
         make_structures("ring", 0, 0)
 
 
-# Made by NumPy's generators and SciPy's transforms alone, so that other machines agree but for a few pixels on interfaces.
-SUMS = {}
-
-
 def test_structures_are_those_that_were_recorded(family):
-    """A share of white a quarter of the cell, of 50 structures: they move by less than rounding when nothing changed."""
-    x = make_structures(family, 50, seed=0)
-    found = hashlib.sha256((torch.nn.functional.avg_pool2d(x, 32) * 64).round().numpy().tobytes()).hexdigest()[:12]
-    assert found == SUMS[family]
+    """The means of the four quarters of the first two structures: other machines may round a pixel the other way."""
+    found = torch.nn.functional.avg_pool2d(make_structures(family, 2, seed=0), 32).view(2, 4)
+    assert torch.allclose(found, torch.tensor(RECORDED[family]), atol=2e-3)
+
+
+RECORDED = {
+    "gaussian": [[0.6157, 0.2166, 0.7744, 0.5496], [0.9331, 0.895, 0.4795, 0.7373]],
+    "ring": [[0.8167, 0.8535, 0.6572, 0.7415], [0.3447, 0.4656, 0.335, 0.6431]],
+    "power": [[0.2554, 0.0813, 0.2952, 0.8049], [0.3252, 0.2358, 0.4177, 0.064]],
+    "spinodal": [[0.396, 0.2695, 0.3833, 0.3894], [0.384, 0.2812, 0.5115, 0.1213]],
+    "discs": [[0.7471, 0.6316, 0.9539, 0.7263], [0.5872, 0.9612, 0.7102, 0.9268]],
+    "ellipses": [[0.5984, 0.7505, 0.6621, 0.6614], [0.6333, 0.5737, 0.8062, 0.6746]],
+}

@@ -18,7 +18,7 @@ from latentopt_materials.structures import SIZE
 class Microstructures(DecoderConfig):
     """Periodic two-phase microstructures: 32 latent values to local volume fractions of phase 1 (white), `(1, 64, 64)`.
 
-    A variational auto-encoder trained by `latentopt_materials.train` on structures that `latentopt_materials.structures` makes
+    A variational auto-encoder trained by `latentopt_materials.train` on what `latentopt_materials.structures` makes
     (data/training.json), with the prior N(0, I), which is checked against the encodings of the examples. Its encoder expects
     centred designs: `latentopt_materials.centred(designs)`. `device`: where it runs.
     Raises `DecoderError` where its files are not those that were published, or the device is not there.

@@ -18,8 +18,8 @@ def inclusion_field(rng: Generator, filled: Floats, ratio: Floats, angle: Floats
     """Fields `(n, size, size)` whose highest `filled` share, cut off, is a set of inclusions apart from each other.
 
     filled, ratio, angle: `(n,)`, the share of the cell (at most 0.5), long axis over short, and direction of the long axis.
-    Centres start anywhere and are pushed apart until they lie clear of each other (as in the force-biased algorithm of Moscinski et al.
-    1989); a row that stays crowded starts again. The field is minus the distance to the nearest centre in units of its
+    Centres start anywhere and are pushed apart until they lie clear of each other (as in the force-biased algorithm of
+    Moscinski et al. 1989); a row that stays crowded starts again. The field is minus the distance to the nearest centre in units of its
     radius, in a metric that makes all ellipses of a row discs: in it, "apart" is exact.
     """
     n = len(filled)

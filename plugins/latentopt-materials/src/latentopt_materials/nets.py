@@ -1,4 +1,4 @@
-"""The networks of the decoder `microstructures`: a convolutional variational auto-encoder whose every convolution is periodic."""
+"""The networks of the decoder `microstructures`: a variational auto-encoder with periodic convolutions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 LATENT = 32
+# A network's doubt is grey, and a structure has no doubts: the level-set function is 3 times as steep as the log-odds that
+# were trained. Interfaces stay where they are; draws from the prior lose most of their grey pixels (README, "Decoder and data").
+SHARPNESS = 3.0
 _WIDTH, _CHANNELS = 512, 16
 
 
@@ -17,8 +20,8 @@ class MicrostructureDecoder(nn.Module):
     """Latents `(N, 32)` to structures `(N, 1, 64, 64)` in [0, 1]: the local volume fraction of phase 1.
 
     Dense layers give an 8 x 8 grid; periodic convolutions with pixel shuffles refine it to a level-set function of 32 x 32,
-    which periodic cubic B-splines draw out to 64 x 64. Interfaces lie where it is 0. All from the grid on commutes with shifts
-    of the grid: one cell there is 8 pixels here, across the border of the unit cell as anywhere else.
+    which periodic cubic B-splines draw out to 64 x 64. Interfaces lie where it is 0. From the grid on, all commutes with
+    shifts of the grid: one cell there is 8 pixels here, across the border of the unit cell as anywhere else.
     """
 
     def __init__(self) -> None:
@@ -31,10 +34,10 @@ class MicrostructureDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """The structures."""
-        return torch.sigmoid(self.logits(z))
+        return torch.sigmoid(SHARPNESS * self.logits(z))
 
     def logits(self, z: Tensor) -> Tensor:
-        """The structures before the sigmoid: what training uses."""
+        """The log-odds of phase 1 that training uses: where the network is not sure of a phase they are near 0."""
         hidden = nn.functional.silu(self.fc1(z))
         hidden = nn.functional.silu(self.fc2(hidden))
         return self.refined(self.fc3(hidden).view(-1, _CHANNELS, 8, 8))
@@ -57,7 +60,7 @@ def splines(like: Tensor) -> Tensor:
 
 
 class MicrostructureEncoder(nn.Module):
-    """Structures `(N, 1, 64, 64)`, centred (`latentopt_materials.centred`), to the posterior's mean and log-variance, `(N, 32)`."""
+    """Centred structures `(N, 1, 64, 64)` to the posterior's mean and log-variance, each `(N, 32)`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,28 +28,35 @@ def publish(
     recipe: Any,
     curve: list[dict[str, float]],
     seconds: dict[str, float],
+    held_out: int = HELD_OUT,
+    examples: int = EXAMPLES,
 ) -> None:
-    """Write `microstructures.safetensors` (float16), `examples.safetensors` (bits) and `training.json` into `out`."""
+    """Write `microstructures.safetensors` (float16), `examples.safetensors` (bits) and `training.json` into `out`.
+
+    held_out, examples: structures of each family that are measured, and the first of them that are shipped.
+    """
     out.mkdir(parents=True, exist_ok=True)
     parts = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
     parts |= {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
     halves = {k: v.half().contiguous() for k, v in parts.items()}
     for prefix, network in (("decoder.", decoder), ("encoder.", encoder)):  # what is shipped is what is measured
         network.load_state_dict({k.removeprefix(prefix): v.float() for k, v in halves.items() if k.startswith(prefix)})
-    weights, examples = out / "microstructures.safetensors", out / "examples.safetensors"
+    weights, shown = out / "microstructures.safetensors", out / "examples.safetensors"
     save_file(halves, weights)
-    held_out = held_out_structures(recipe.seed + 1)
-    shipped = torch.cat([designs[:EXAMPLES] for designs in held_out.values()])
-    save_file({"phases": torch.from_numpy(packed(shipped))}, examples)
+    unseen = held_out_structures(recipe.seed + 1, held_out)
+    shipped = torch.cat([designs[:examples] for designs in unseen.values()])
+    save_file({"phases": torch.from_numpy(packed(shipped))}, shown)
     record = {
         "licence": "CC0-1.0",
         "recipe": dataclasses.asdict(recipe),
-        "parameters": {n: sum(p.numel() for p in m.parameters()) for n, m in (("decoder", decoder), ("encoder", encoder))},
+        "parameters": {
+            n: sum(p.numel() for p in m.parameters()) for n, m in (("decoder", decoder), ("encoder", encoder))
+        },
         "seconds": seconds,
         "torch": torch.__version__,
         "curve": curve,
-        "held_out": measured(encoder, decoder, held_out),
-        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, examples)},
+        "held_out": measured(encoder, decoder, unseen),
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, shown)},
     }
     (out / "training.json").write_text(json.dumps(rounded(record), indent=2) + "\n")
 

@@ -15,7 +15,7 @@ _ROWS = 500  # a pass
 def two_point(designs: Tensor) -> Tensor:
     """Periodic two-point correlations `(N, H, W)` of phase 1: the mean of x(p) x(p + r) over p, at each shift r.
 
-    By the Wiener-Khinchin theorem (Torquato 2002, section 2.2.1); at r = 0 the volume fraction for two phases.
+    By the Wiener-Khinchin theorem; at r = 0 the volume fraction for two phases.
     """
     spectrum = torch.fft.rfft2(designs[:, 0])
     size = designs.shape[-2:]

@@ -35,7 +35,7 @@ def make_structures(
 
     family: `gaussian`, `ring` and `power` are Gaussian random fields with a low-pass, a ring-shaped and a power-law spectrum;
         `spinodal` is the field of the Cahn-Hilliard equation; all four are cut at the level that gives the volume fraction
-        (Torquato 2002, section 12.5, for the first three). `discs` and `ellipses` are inclusions that do not overlap, of
+        (Teubner 1991, for the first three). `discs` and `ellipses` are inclusions that do not overlap, of
         either phase.
     volume_fraction: of phase 1, drawn uniformly between the two. Inclusions fill at most half of the cell.
     anisotropy: the largest ratio of lengths along and across, 1 or more; each structure draws its own, and an angle. Discs
@@ -127,8 +127,8 @@ _DT, _STEPS = 0.5, (100, 240)
 def _spinodal(rng: Generator, fraction: Floats, ratio: Floats, angle: Floats) -> Floats:
     """The Cahn-Hilliard equation dc/dt = lap(c**3 - c - kappa lap c) on 32 x 32, from noise, for 50 to 120 units of time.
 
-    Spectral in space, and semi-implicit in time: the bilaplacian and a stabilising 1.5 lap(c) are implicit (Eyre 1998; Chen and
-    Shen 1998). The mean is that of the volume fraction by the lever rule, kept within +-0.45, where a mixture is unstable.
+    Spectral in space, and semi-implicit in time: the bilaplacian and a stabilising 1.5 lap(c) are implicit (Eyre 1998; Chen
+    and Shen 1998). The mean is that of the volume fraction by the lever rule, kept within +-0.45, where a mixture is unstable.
     """
     n = len(fraction)
     mean = np.clip(2 * fraction - 1, -0.45, 0.45)[:, None, None]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from latentopt_materials.known import training_set
 from latentopt_materials.nets import LATENT, MicrostructureDecoder, MicrostructureEncoder
 from latentopt_materials.periodic import centred, turned
+from latentopt_materials.publishing import publish
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def sliced_wasserstein(z: Tensor, directions: int, generator: torch.Generator) -
 
 
 class Batches:
-    """Structures drawn at random, in one of 16 guises a batch: 8 symmetries of the square, of the structure or its negative."""
+    """Structures at random, in one of 16 guises a batch: 8 symmetries of the square, of a structure or of its negative."""
 
     def __init__(self, white: Tensor, size: int, generator: torch.Generator) -> None:
         # A negative has its own centre. Values are quarters: bytes hold them, a quarter of the memory.
@@ -158,8 +159,6 @@ def whiten(network: AutoEncoder, batches: Batches, rounds: int = 64) -> None:
 
 def main() -> None:
     """Train, measure and write."""
-    from latentopt_materials.publishing import publish
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, examples and the record")
     parser.add_argument("--kept", type=Path, help="file for weights on the way")
