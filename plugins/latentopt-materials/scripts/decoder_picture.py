@@ -1,6 +1,6 @@
-"""Draw docs/decoder.png: draws from the prior, and held-out structures of each family above what the decoder makes of them.
+"""Draw docs/decoder.png (draws from the prior; held-out structures of each family above what the decoder makes of them).
 
-python scripts/decoder_picture.py docs/decoder.png
+python scripts/decoder_picture.py docs/decoder.png      # draws it, and prints the README's table
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 import latentopt as lo
 from latentopt_materials import FAMILIES, Microstructures
+from latentopt_materials.decoders import training_record
 
 GAP, LEFT, ACROSS, LABEL = 6, 96, 8, 20
 GREY = 140
@@ -23,6 +24,19 @@ def row(pictures: Tensor) -> Tensor:
     """Pictures `(N, 1, H, W)` side by side with gaps, `(H, ...)`, 0 to 255."""
     gap = torch.full((pictures.shape[2], GAP), float(GREY))
     return torch.cat([part for one in pictures for part in (one[0] * 255, gap)], 1)
+
+
+def table() -> str:
+    """The README's table of what survives encoding and decoding, from the training record."""
+    lines = [
+        "| family | pixels of the other phase | volume fraction off by | two-point correlation off by | grey |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for family, f in training_record()["held_out"]["reconstruction"].items():
+        correlation = f"{f['two_point_error']:.4f} ({f['two_point_spread']:.3f})"
+        off = f"{f['volume_fraction_error']:.4f}"
+        lines.append(f"| {family} | {f['wrong_phase']:.1%} | {off} | {correlation} | {f['grey']:.1%} |")
+    return "\n".join(lines)
 
 
 def main(path: Path) -> None:
@@ -51,3 +65,4 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    print(table())

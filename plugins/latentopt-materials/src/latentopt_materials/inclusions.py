@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _MOST = 5  # inclusions a cell
 _FEWEST = 2
@@ -19,8 +19,8 @@ def inclusion_field(rng: Generator, filled: Floats, ratio: Floats, angle: Floats
 
     filled, ratio, angle: `(n,)`, the share of the cell (at most 0.5), long axis over short, and direction of the long axis.
     Centres start anywhere and are pushed apart until they lie clear of each other (as in the force-biased algorithm of
-    Moscinski et al. 1989); a row that stays crowded starts again. The field is minus the distance to the nearest centre in units of its
-    radius, in a metric that makes all ellipses of a row discs: in it, "apart" is exact.
+    Moscinski et al. 1989); a row that stays crowded starts again. The field is minus the distance to the nearest centre in
+    units of its radius, in a metric that makes all ellipses of a row discs: in it, "apart" is exact.
     """
     n = len(filled)
     metric = _metric(ratio, angle)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 LATENT = 32
 # A network's doubt is grey, and a structure has no doubts: the level-set function is 3 times as steep as the log-odds that
-# were trained. Interfaces stay where they are; draws from the prior lose most of their grey pixels (README, "Decoder and data").
+# were trained. Interfaces stay where they are, and draws from the prior lose most of their grey pixels (README).
 SHARPNESS = 3.0
 _WIDTH, _CHANNELS = 512, 16
 
@@ -54,8 +54,10 @@ def splines(like: Tensor) -> Tensor:
     """The matrix `(64, 32)` of periodic cubic B-splines that stand 2 pixels apart, at the middles of 64 pixels."""
     weights = torch.tensor([[1, 121, 235, 27], [27, 235, 121, 1]], dtype=like.dtype, device=like.device) / 384
     eye = torch.eye(32, dtype=like.dtype, device=like.device)
-    even = sum(weights[0, i] * eye.roll(i - 2, 1) for i in range(4))
-    odd = sum(weights[1, i] * eye.roll(i - 1, 1) for i in range(4))
+    even, odd = (
+        torch.stack([weight * eye.roll(first + i, 1) for i, weight in enumerate(row)]).sum(0)
+        for first, row in ((-2, weights[0]), (-1, weights[1]))
+    )
     return torch.stack([even, odd], 1).reshape(64, 32)
 
 

@@ -69,12 +69,16 @@ def held_out_structures(seed: int, each: int = HELD_OUT) -> dict[str, Tensor]:
 def measured(
     encoder: MicrostructureEncoder, decoder: MicrostructureDecoder, held_out: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """All figures of the record: reconstruction by family, the posterior, draws from the prior and structures beside them."""
+    """All figures of the record: reconstruction by family, the posterior, draws from the prior, structures beside them.
+
+    `draws_as_trained` are the draws before the level-set function is made steeper (nets.SHARPNESS).
+    """
     every = torch.cat(list(held_out.values()))
     return {
         "reconstruction": {f: quality.reconstruction(encoder, decoder, x) for f, x in held_out.items()},
         "posterior": quality.posterior(encoder, every, seed=0),
         "draws": quality.draws(decoder, LATENT, 2000, seed=0),
+        "draws_as_trained": quality.draws(lambda z: torch.sigmoid(decoder.logits(z)), LATENT, 2000, seed=0),
         "structures": quality.appearance(every),
     }
 

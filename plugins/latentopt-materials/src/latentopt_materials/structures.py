@@ -128,7 +128,7 @@ def _spinodal(rng: Generator, fraction: Floats, ratio: Floats, angle: Floats) ->
     """The Cahn-Hilliard equation dc/dt = lap(c**3 - c - kappa lap c) on 32 x 32, from noise, for 50 to 120 units of time.
 
     Spectral in space, and semi-implicit in time: the bilaplacian and a stabilising 1.5 lap(c) are implicit (Eyre 1998; Chen
-    and Shen 1998). The mean is that of the volume fraction by the lever rule, kept within +-0.45, where a mixture is unstable.
+    and Shen 1998). The mean is that of the volume fraction by the lever rule, within +-0.45, where mixtures are unstable.
     """
     n = len(fraction)
     mean = np.clip(2 * fraction - 1, -0.45, 0.45)[:, None, None]
@@ -157,7 +157,7 @@ def _inclusions(elliptic: bool) -> Callable[[Generator, Floats, Floats, Floats],
         # The rarer phase is the included one: equal inclusions that do not overlap cannot fill much more than half.
         filled = np.minimum(fraction, 1 - fraction)
         field = inclusion_field(rng, filled, ratio if elliptic else np.ones_like(ratio), angle, SIZE)
-        phase = cut(_doubled(field), filled)
+        phase = cut(_doubled(np.asarray(field, np.float32)), filled)
         return np.where((fraction <= 0.5)[:, None, None], phase, 1 - phase)
 
     return make

@@ -100,12 +100,13 @@ class Batches:
 
 def train(recipe: Recipe, batches: Batches, kept: Path | None = None) -> tuple[AutoEncoder, list[dict[str, float]]]:
     """The trained networks (the running mean of their weights), and the mean losses of each fortieth of the steps."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with torch.random.fork_rng(devices=[]):  # where layers take their first weights from; left as it was
+        torch.set_rng_state(torch.Generator().manual_seed(recipe.seed).get_state())
         network, averaged = AutoEncoder(), AutoEncoder()
     noise = torch.Generator().manual_seed(recipe.seed + 1)
     averaged.load_state_dict(network.state_dict())
-    parameters, means = list(network.parameters()), list(averaged.parameters())
+    parameters: list[Tensor] = list(network.parameters())
+    means: list[Tensor] = list(averaged.parameters())
     adam = torch.optim.Adam(parameters, lr=recipe.lr, betas=(0.9, 0.99), fused=True)
     curve, total, each = [], torch.zeros(3), max(1, recipe.steps // 40)
     for step in range(1, recipe.steps + 1):
@@ -150,7 +151,7 @@ def whiten(network: AutoEncoder, batches: Batches, rounds: int = 64) -> None:
     whitener = vectors @ torch.diag(values.rsqrt()) @ vectors.T
     head, first = network.encoder.head, network.decoder.fc1
     weight, bias = head.weight[:LATENT].double(), head.bias[:LATENT].double()
-    first.bias += (first.weight.double() @ centre).float()
+    first.bias.add_((first.weight.double() @ centre).float())
     first.weight.copy_(first.weight.double() @ whitener.inverse())
     head.weight[:LATENT] = (whitener @ weight).float()
     head.bias[:LATENT] = (whitener @ (bias - centre)).float()
