@@ -12,7 +12,7 @@ from latentopt_materials.nets import LATENT, MicrostructureDecoder, Microstructu
 from latentopt_materials.publishing import publish
 from latentopt_materials.train import Batches, Recipe, sliced_wasserstein, train, whiten
 
-SHORT = Recipe(per_family=10, steps=40, batch=24, lr=1e-3)
+SHORT = Recipe(per_family=10, steps=80, batch=24, lr=3e-3, lr_warm_up=10)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,13 @@ def test_the_distance_to_the_prior_is_small_for_the_prior_alone():
     assert sliced_wasserstein(2 * z, 64, generator) == pytest.approx(1.0, rel=0.1)  # (2 - 1)**2
 
 
-def test_training_lowers_the_loss_and_leaves_global_state_alone(trained, batches):
+def test_training_lowers_the_loss_and_leaves_global_state_alone(trained, batches, capsys):
     curve = trained[1]
     assert len(curve) == 40
     assert curve[-1]["reconstruction"] < 0.95 * curve[0]["reconstruction"]
     with global_rng_untouched():
         train(Recipe(per_family=10, steps=1, batch=4), batches)
+    assert capsys.readouterr().out.startswith("step 1/1 {'reconstruction': ")
 
 
 def test_whitening_changes_latents_and_not_designs(trained, batches):
@@ -68,7 +69,7 @@ def test_what_is_published_loads_again(tmp_path):
     network = (MicrostructureEncoder(), MicrostructureDecoder())
     publish(tmp_path, *network, SHORT, [{"kl": 1.0}], {"training": 1.23456789}, held_out=3, examples=2)
     record = json.loads((tmp_path / "training.json").read_text())
-    assert record["recipe"]["steps"] == 40
+    assert record["recipe"]["steps"] == 80
     assert record["seconds"] == {"training": 1.2346}
     weights = lo.read_weights(tmp_path / "microstructures.safetensors", record["sha256"]["microstructures.safetensors"])
     fresh = MicrostructureDecoder()

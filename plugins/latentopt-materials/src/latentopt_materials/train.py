@@ -33,6 +33,8 @@ class Recipe:
     beta: weight of the KL divergence; free_bits: nats a latent value that are not charged.
     wasserstein: weight of the squared sliced distance over `directions`; covariance: of the squared distance of the batch's
         covariance from I, which few directions of 32 would see.
+    lr_warm_up: steps until the learning rate is at its height, from where it falls along a cosine; warm_up: the share of all
+        steps after which the divergence has its full weight.
     average: of the running mean of the weights, a step.
     """
 
@@ -41,6 +43,7 @@ class Recipe:
     steps: int = 8000
     batch: int = 96
     lr: float = 2e-3
+    lr_warm_up: int = 200
     beta: float = 1.0
     free_bits: float = 0.05
     wasserstein: float = 500.0
@@ -111,7 +114,7 @@ def train(recipe: Recipe, batches: Batches, kept: Path | None = None) -> tuple[A
     curve, total, each = [], torch.zeros(3), max(1, recipe.steps // 40)
     for step in range(1, recipe.steps + 1):
         rate = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        adam.param_groups[0]["lr"] = recipe.lr * min(1.0, step / 200) * (rate + 0.003)
+        adam.param_groups[0]["lr"] = recipe.lr * min(1.0, step / recipe.lr_warm_up) * (rate + 0.003)
         x = batches.draw()
         reconstruction, kl, z = network.losses(x, torch.randn(len(x), LATENT, generator=noise))
         distance = sliced_wasserstein(z, recipe.directions, noise)
