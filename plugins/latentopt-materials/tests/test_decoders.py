@@ -63,7 +63,12 @@ def test_draws_of_a_seed_are_those_that_were_recorded(decoder):
     assert torch.allclose(quarters[:, 1], torch.tensor(RECORDED), atol=2e-3)
 
 
-RECORDED = [[0.0]]
+RECORDED = [
+    [0.6731, 0.6612, 0.6111, 0.7478],
+    [0.0762, 0.7808, 0.6313, 0.0116],
+    [0.0013, 0.7265, 0.3227, 0.0],
+    [0.1562, 0.4548, 0.6919, 0.5336],
+]
 
 
 def test_one_seed_gives_one_set_of_bits(decoder):
