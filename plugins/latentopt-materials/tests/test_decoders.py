@@ -8,11 +8,11 @@ import torch
 
 import latentopt as lo
 from latentopt.testing import DecoderConformance, global_rng_untouched
-from latentopt_materials import FAMILIES, Microstructures, decoders, known
+from latentopt_materials import FAMILIES, Microstructures, centred, decoders, known
 from latentopt_materials.decoders import training_record
 from latentopt_materials.nets import MicrostructureDecoder, MicrostructureEncoder, splines
 from latentopt_materials.publishing import held_out_structures, measured, packed
-from latentopt_materials.quality import grey_share, interface_length, two_point
+from latentopt_materials.quality import axis_ratio, grey_share, interface_length, two_point
 
 DATA = files("latentopt_materials") / "data"
 
@@ -156,6 +156,21 @@ def test_quality_is_good_enough_to_search(record):
 LIMITS = {"wrong_phase": 0.06, "volume_fraction_error": 0.01, "grey": 0.2}
 
 
+def laminates(layers, white):
+    """Layers a cell, of `white` pixels each, across and along: `(2, 1, 64, 64)`."""
+    phase = (torch.arange(64) % (64 // layers) < white).float()
+    return centred(torch.stack([phase[:, None].expand(64, 64), phase.expand(64, 64)])[:, None])
+
+
+@pytest.mark.parametrize(("layers", "white"), [(1, 16), (1, 32), (2, 10), (2, 16), (2, 22)])
+def test_laminates_lie_inside_the_prior(decoder, layers, white):
+    """No draw is one, and what bounds the properties must be in reach of a search."""
+    x = laminates(layers, white)
+    codes = decoder.encode(x)
+    assert ((decoder.decode(codes) > 0.5) != (x > 0.5)).float().mean() < 0.01
+    assert codes.norm(dim=1).max() < 6.3  # the prior's radius: 5.6, 90 % within 6.5
+
+
 def test_diagnose_finds_it_fit_for_search(decoder):
     found = lo.diagnose(decoder)
     assert found.prior_agrees
@@ -190,6 +205,10 @@ def test_interfaces_and_grey_are_counted():
     x = torch.zeros(1, 1, 64, 64)
     x[..., :20] = 1
     assert interface_length(x).tolist() == [2.0]  # two walls, each as long as the cell
+    assert axis_ratio(x).tolist() == [128.0]  # 2 to an edge of one pixel
+    square = torch.zeros(1, 1, 64, 64)
+    square[..., 10:20, 30:50] = 1
+    assert axis_ratio(square).tolist() == [2.0]
     x[..., 20] = 0.5
     assert grey_share(x) == pytest.approx(1 / 64)
 

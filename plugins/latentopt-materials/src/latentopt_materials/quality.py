@@ -24,9 +24,20 @@ def two_point(designs: Tensor) -> Tensor:
 
 def interface_length(designs: Tensor) -> Tensor:
     """Length `(N,)` of the interfaces of thresholded designs a cell's side, counted along pixel edges."""
+    return _edges(designs).sum(1)
+
+
+def axis_ratio(designs: Tensor) -> Tensor:
+    """How many times more interface thresholded designs show along one axis than along the other, `(N,)`: 1 or more."""
+    edges = _edges(designs).clamp(min=1 / designs.shape[-1])  # one pixel's edge, where a laminate has none
+    return edges.amax(1) / edges.amin(1)
+
+
+def _edges(designs: Tensor) -> Tensor:
+    """Lengths `(N, 2)` of the edges between pixels of two phases, across rows and across columns, a cell's side."""
     phase = (designs[:, 0] > 0.5).float()
-    changes = (phase - phase.roll(1, 1)).abs().mean((1, 2)) + (phase - phase.roll(1, 2)).abs().mean((1, 2))
-    return changes * designs.shape[-1]
+    changes = [(phase - phase.roll(1, axis)).abs().mean((1, 2)) for axis in (1, 2)]
+    return torch.stack(changes, 1) * designs.shape[-1]
 
 
 def grey_share(designs: Tensor) -> float:
@@ -91,7 +102,7 @@ def draws(decoder: Decoded, dim: int, n: int, seed: int) -> dict[str, float]:
 
 
 def appearance(designs: Tensor) -> dict[str, float]:
-    """Grey pixels, percentiles of the volume fraction, and lengths of interfaces of designs."""
+    """Grey pixels, percentiles of the volume fraction, lengths of interfaces, and the 99th percentile of the axis ratio."""
     fraction, length = designs.mean((1, 2, 3)), interface_length(designs)
     low, middle, high = (float(q) for q in fraction.quantile(torch.tensor([0.05, 0.5, 0.95])))
     return {
@@ -101,4 +112,5 @@ def appearance(designs: Tensor) -> dict[str, float]:
         "volume_fraction_95": high,
         "interface_mean": float(length.mean()),
         "interface_std": float(length.std()),
+        "axis_ratio_99": float(axis_ratio(designs).quantile(0.99)),
     }
