@@ -45,7 +45,7 @@ def main(path: Path) -> None:
     decoder, examples = config.build(), config.examples()
     each = len(examples) // len(FAMILIES)
     draws = config.draw(lo.sample(decoder, 3 * ACROSS // 2, seed=0).designs)
-    labels = ("prior, 2 x 2", "cells", "")
+    labels = ("draws from\nthe prior,\n2 x 2 cells each", "", "")
     lines = [(label, row(part)) for label, part in zip(labels, draws.split(ACROSS // 2), strict=True)]
     for i, family in enumerate(FAMILIES):
         x = examples[i * each : i * each + ACROSS]

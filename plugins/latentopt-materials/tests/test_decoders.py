@@ -64,10 +64,10 @@ def test_draws_of_a_seed_are_those_that_were_recorded(decoder):
 
 
 RECORDED = [
-    [0.6731, 0.6612, 0.6111, 0.7478],
-    [0.0762, 0.7808, 0.6313, 0.0116],
-    [0.0013, 0.7265, 0.3227, 0.0],
-    [0.1562, 0.4548, 0.6919, 0.5336],
+    [0.674, 0.6592, 0.6095, 0.7481],
+    [0.0761, 0.7808, 0.6304, 0.0116],
+    [0.0007, 0.7271, 0.3226, 0.0],
+    [0.1545, 0.4545, 0.6912, 0.5328],
 ]
 
 
@@ -153,7 +153,7 @@ def test_quality_is_good_enough_to_search(record):
     assert posterior["mean_norm"] < 0.4
 
 
-LIMITS = {"wrong_phase": 0.06, "volume_fraction_error": 0.01, "grey": 0.2}
+LIMITS = {"wrong_phase": 0.06, "volume_fraction_error": 0.01, "grey": 0.06}
 
 
 def laminates(layers, white):

