@@ -190,6 +190,17 @@ def test_training_record_is_whole(record):
     }
 
 
+def test_designs_off_centre_are_encoded_outside_the_prior(decoder):
+    examples = Microstructures().examples()
+    shifted = examples.roll((16, 16), (2, 3))
+    assert decoder.encode(examples).norm(dim=1).median() < 5.6
+    assert decoder.encode(shifted).norm(dim=1).median() > 8
+    again = decoder.encode(centred(shifted))
+    back = (again - decoder.encode(examples)).abs().amax(1) < 1e-3
+    assert back.float().mean() > 0.9  # laminates have several highest places: any of them will do
+    assert again.norm(dim=1).median() < 5.6
+
+
 # ---------------------------------------------------------------------- measures
 
 
