@@ -1,0 +1,180 @@
+"""Cells of periodic matter solved for uniform loads: conjugate gradients, preconditioned by FFT, all rows at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from latentopt_materials import elements
+from latentopt_materials.laws import Law
+
+# Values of one field (rows x loads x components x pixels) solved together on a CPU: what fits its caches (docs/performance.md).
+_VALUES_ON_CPU = 2**17
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """When a row is solved: its effective moduli are off by at most this share of the grid's own, within so many iterations.
+
+    Every `every` iterations the device is waited for once, and rows that are solved leave the batch.
+    """
+
+    tolerance: float = 1e-4
+    iterations: int = 1000
+    every: int = 4
+
+
+class Solved(NamedTuple):
+    """Modes V a of each row's fields `(B, L, r, *grid)`, which rows are solved `(B,)`, after how many iterations `(B,)`."""
+
+    modes: Tensor
+    solved: Tensor
+    iterations: Tensor
+
+
+class Green:
+    """The Green operator of a uniform reference medium on a grid, for the same elements: forces to displacements.
+
+    It is exact for the discrete system, so the eigenvalues of the preconditioned one lie between the least and the largest
+    ratio of a pixel's moduli to the reference's, whatever the grid's size.
+    """
+
+    def __init__(self, law: Law, grid: tuple[int, ...], reference: Tensor, like: Tensor) -> None:
+        waves = elements.symbols(grid)
+        form = law.form(reference).view(law.fields, len(waves), law.fields, len(waves))
+        stiffness = torch.einsum("psqt,s...,t...->...pq", form, waves, waves)
+        flat = stiffness.view(-1, law.fields, law.fields)
+        flat[0] = torch.eye(law.fields)  # the mean, which is free
+        inverse = torch.linalg.inv(flat)
+        inverse[0] = 0
+        self.kernel = inverse.view(stiffness.shape).movedim((-2, -1), (0, 1)).to(like).contiguous()
+        self.axes, self.grid, self.fields = tuple(range(-len(grid), 0)), grid, law.fields
+
+    def __call__(self, force: Tensor) -> Tensor:
+        """Forces `(..., fields, *grid)` to displacements of the same shape."""
+        waves = torch.fft.rfftn(force, dim=self.axes)
+        if self.fields == 1:
+            waves = waves.mul_(self.kernel[0])
+        else:
+            component = -len(self.grid) - 1
+            parts = [waves.select(component, q).unsqueeze(component) * self.kernel[:, q] for q in range(self.fields)]
+            waves = sum(parts[1:], start=parts[0])
+        return torch.fft.irfftn(waves, s=self.grid, dim=self.axes)
+
+
+class Cell:
+    """The discrete system of one law on one grid, of one type, on one device."""
+
+    def __init__(self, law: Law, grid: tuple[int, ...], reference: Tensor, loads: Tensor, like: Tensor) -> None:
+        self.law, self.grid, self.dim = law, grid, law.dim
+        self.reference = reference.to(like)
+        self.green = Green(law, grid, reference, like)
+        self.weights = law.weights.to(like)
+        self.mix = law.mix.to(like)
+        self.plain = law.mix.shape == law.unit.shape[1:] * 2 and bool((law.mix.diagonal() == 1).all())  # V is 1
+        self.load = (law.loaded(loads) @ law.mix.T).to(like)  # V a of the uniform loads, (L, r)
+
+    def stiffness(self, moduli: Tensor) -> Tensor:
+        """What multiplies each squared mode: `(B, P, *grid)` to `(B, 1, r, *grid)`."""
+        return torch.einsum("pr,bp...->br...", self.weights, moduli).unsqueeze(1)
+
+    def strain(self, u: Tensor) -> Tensor:
+        """V a of displacements `(B, L, fields, *grid)`: `(B, L, r, *grid)`."""
+        a = elements.modes(u, self.dim).flatten(2, 3)
+        return a if self.plain else (self.mix @ a.flatten(3)).view(*a.shape[:2], len(self.mix), *self.grid)
+
+    def force(self, stress: Tensor) -> Tensor:
+        """The adjoint of `strain`."""
+        a = stress if self.plain else self.mix.T @ stress.flatten(3)
+        a = a.view(*stress.shape[:2], self.law.fields, -1, *self.grid)
+        return elements.corners(a, self.dim)
+
+    def rows_at_once(self, device: torch.device) -> int:
+        """How many rows are solved together."""
+        if device.type != "cpu":
+            return 2**62
+        return max(1, _VALUES_ON_CPU // (len(self.load) * self.law.fields * math.prod(self.grid)))
+
+    def solve(self, moduli: Tensor, accuracy: Accuracy) -> Solved:
+        """The fields of each row `(B, P, *grid)` of moduli. Rows do not see each other. Without a graph."""
+        block = self.rows_at_once(moduli.device)
+        parts = [self._solve(part, accuracy) for part in moduli.split(block)]
+        return parts[0] if len(parts) == 1 else Solved(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _solve(self, moduli: Tensor, accuracy: Accuracy) -> Solved:
+        stiffness = self.stiffness(moduli)
+        load = self.load.view(1, *self.load.shape, *(1,) * self.dim)
+        # The energy of the uniform load, and the least ratio of a row's moduli to the reference's.
+        energy = (stiffness.flatten(3).sum(3) * self.load.square()).sum(2)
+        least = (moduli / self.reference.view(-1, *(1,) * self.dim)).flatten(1).amin(1)
+        found = _Rows(self, stiffness, least, energy, accuracy).run(-self.force(stiffness * load))
+        return Solved(self.strain(found.u).add_(load), found.solved, found.iterations)
+
+
+class _Rows:
+    """Conjugate gradients on a batch of systems, one a row and load; what is kept and what is still at work."""
+
+    def __init__(self, cell: Cell, stiffness: Tensor, least: Tensor, energy: Tensor, accuracy: Accuracy) -> None:
+        self.cell, self.stiffness, self.accuracy = cell, stiffness, accuracy
+        self.least, self.energy = least[:, None], energy
+        self.solved = torch.zeros(len(energy), dtype=torch.bool, device=energy.device)
+        self.iterations = torch.zeros(len(energy), dtype=torch.long, device=energy.device)
+        self.row = torch.arange(len(energy), device=energy.device)
+
+    def run(self, r: Tensor) -> _Rows:
+        """From the residual at 0 to displacements `self.u`."""
+        self.u = torch.zeros_like(r)
+        u, p, before = torch.zeros_like(r), torch.zeros_like(r), torch.ones_like(self.energy)
+        for count in range(self.accuracy.iterations + 1):
+            z = self.cell.green(r)
+            fall = _dot(r, z)
+            if count % self.accuracy.every == 0 or count == self.accuracy.iterations:
+                going = self._look(u, fall, count)
+                if going is not None:
+                    if not len(going):
+                        break
+                    u, r, z, p, fall, before = (part[going] for part in (u, r, z, p, fall, before))
+            p = z.add_(p.mul_(_wide(fall / before, p)))
+            image = self.cell.force(self.stiffness * self.cell.strain(p))
+            step = fall / _dot(p, image).clamp(min=_TINY)
+            u.addcmul_(p, _wide(step, p))
+            r.addcmul_(image, _wide(step, p), value=-1)
+            self.energy = self.energy - step * fall
+            before = fall.clamp(min=_TINY)
+        return self
+
+    def _look(self, u: Tensor, fall: Tensor, count: int) -> Tensor | None:
+        """Keep what is finished. Indices of the rows that go on; None where all do.
+
+        The system is at least `least` times the reference's, so the error of the energy, e . A e = r . A^-1 r, is at most
+        r . z / least: a bound, not an estimate.
+        """
+        bound = fall / self.least
+        solved = (bound <= self.accuracy.tolerance * self.energy).all(1)
+        finished = solved | ~torch.isfinite(fall).all(1)
+        if count == self.accuracy.iterations:
+            finished = torch.ones_like(finished)
+        going = torch.nonzero(~finished)[:, 0]  # the host waits here
+        if len(going) == len(finished):
+            return None
+        done = torch.nonzero(finished)[:, 0]
+        self.u[self.row[done]] = u[done]
+        self.solved[self.row[done]] = solved[done]
+        self.iterations[self.row[done]] = count
+        self.row, self.energy, self.least = self.row[going], self.energy[going], self.least[going]
+        self.stiffness = self.stiffness[going]
+        return going
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Of each row and load, `(B, L)`."""
+    return (x * y).flatten(2).sum(2)
+
+
+def _wide(number: Tensor, like: Tensor) -> Tensor:
+    return number.view(*number.shape, *(1,) * (like.ndim - number.ndim))
