@@ -19,12 +19,11 @@ from torch import Tensor
 
 
 def modes(u: Tensor, dim: int) -> Tensor:
-    """The modes of fields at corners `(..., *grid)` in each pixel, `(..., 2^d - 1, *grid)`.
+    """The modes of fields at corners `(..., *grid)` in each pixel, `(2^d - 1, ..., *grid)`.
 
     Pixel i has the corners i and i + 1. Not differentiable: writes into its result.
     """
-    grid = u.shape[-dim:]
-    found = u.new_empty(*u.shape[:-dim], 2**dim - 1, *grid)
+    found = u.new_empty(2**dim - 1, *u.shape)
     parts = {0: u}
     for axis in range(dim):
         last, grown = axis == dim - 1, {}
@@ -33,14 +32,14 @@ def modes(u: Tensor, dim: int) -> Tensor:
                 if not last:
                     grown[both] = _neighbours(x, axis - dim, sign, torch.empty_like(x))
                 elif both:
-                    _neighbours(x, axis - dim, sign, found.select(-dim - 1, both - 1))
+                    _neighbours(x, axis - dim, sign, found[both - 1])
         parts = grown
     return found
 
 
 def corners(found: Tensor, dim: int) -> Tensor:
-    """The adjoint of `modes`: `(..., 2^d - 1, *grid)` to `(..., *grid)`."""
-    parts = {s: found.select(-dim - 1, s - 1) for s in range(1, 2**dim)}
+    """The adjoint of `modes`: `(2^d - 1, ..., *grid)` to `(..., *grid)`."""
+    parts = {s: found[s - 1] for s in range(1, 2**dim)}
     for axis in reversed(range(dim)):
         bit = 1 << axis
         parts = {s & ~bit: _back(parts.get(s & ~bit), parts[s], axis - dim) for s in parts if s & bit}
@@ -48,7 +47,7 @@ def corners(found: Tensor, dim: int) -> Tensor:
 
 
 def _neighbours(x: Tensor, axis: int, sign: int, out: Tensor) -> Tensor:
-    """x[i + 1] + sign x[i] along an axis, periodic."""
+    """x[i + 1] + sign x[i] along an axis, periodic, in one pass."""
     n = x.shape[axis]
     torch.add(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), alpha=sign, out=out.narrow(axis, 0, n - 1))
     torch.add(x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1), alpha=sign, out=out.narrow(axis, n - 1, 1))
@@ -56,10 +55,12 @@ def _neighbours(x: Tensor, axis: int, sign: int, out: Tensor) -> Tensor:
 
 
 def _back(total: Tensor | None, difference: Tensor, axis: int) -> Tensor:
-    """The adjoint of a sum and a difference: t[i] + t[i - 1] + d[i - 1] - d[i]."""
-    if total is None:
-        return torch.roll(difference, 1, axis).sub_(difference)
-    return torch.roll(total + difference, 1, axis).add_(total).sub_(difference)
+    """The adjoint of a sum and a difference: t[i - 1] + d[i - 1] + t[i] - d[i]."""
+    before, here = (difference, difference) if total is None else (total + difference, total - difference)
+    sign, n, out = -1 if total is None else 1, difference.shape[axis], torch.empty_like(difference)
+    torch.add(before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1))
+    torch.add(before.narrow(axis, n - 1, 1), here.narrow(axis, 0, 1), alpha=sign, out=out.narrow(axis, 0, 1))
+    return out
 
 
 # ---------------------------------------------------------------------- energies as quadratic forms of the modes
@@ -84,7 +85,7 @@ def conduction_form(dim: int) -> Tensor:
 
 
 def elastic_forms(dim: int) -> Tensor:
-    """Q_K and Q_G, `(2, m, m)` for the m = d (2^d - 1) modes of a displacement, field by field.
+    """Q_K and Q_G, `(2, m, m)` for the m = (2^d - 1) d modes of a displacement, set by set.
 
     a . Q_K a is the integral of (tr e)^2 over a pixel and a . Q_G a that of 2 |dev e|^2, e being the strain, dev e its part
     without trace in d dimensions.
@@ -94,7 +95,7 @@ def elastic_forms(dim: int) -> Tensor:
     for part in _gradients(dim):
         whole = torch.zeros(dim, dim, count, dtype=torch.float64)  # d u_p / d s_i
         for i, p in product(range(dim), repeat=2):
-            whole[i, p, p * (2**dim - 1) : (p + 1) * (2**dim - 1)] = part[i]
+            whole[i, p, p::dim] = part[i]
         strain = (whole + whole.transpose(0, 1)) / 2
         trace = strain.diagonal(dim1=0, dim2=1).sum(1)
         square = torch.einsum("ipm,ipn->mn", strain, strain)

@@ -62,9 +62,9 @@ class _Effective(torch.autograd.Function):
         e, solved, _ = cell.solve(moduli, accuracy)
         flat = e.flatten(3)
         weighted = cell.stiffness(moduli).flatten(3) * flat
-        found = torch.einsum("birx,bjrx->bij", weighted, flat) / flat.shape[-1]
+        found = (weighted @ flat.mT).sum(0) / flat.shape[-1]
         found = torch.where(solved[:, None, None], found, torch.nan)
-        ctx.save_for_backward(moduli, torch.where(solved.view(-1, *(1,) * (e.ndim - 1)), e, torch.nan))
+        ctx.save_for_backward(moduli, torch.where(solved.view(-1, *(1,) * (e.ndim - 2)), e, torch.nan))
         ctx.cell = cell
         return found
 
@@ -74,8 +74,8 @@ class _Effective(torch.autograd.Function):
         moduli, e = ctx.saved_tensors
         flat = e.flatten(3)
         symmetric = (by_tensor + by_tensor.mT) / 2
-        square = (torch.einsum("bij,bjrx->birx", symmetric, flat) * flat).sum(1)
-        found = torch.einsum("pr,brx->bpx", ctx.cell.weights, square) / flat.shape[-1]
+        square = ((symmetric @ flat) * flat).sum(2)
+        found = torch.einsum("pr,rbx->bpx", ctx.cell.weights, square) / flat.shape[-1]
         return _FirstOrder.apply(found.view(moduli.shape), moduli), None, None
 
 

@@ -37,10 +37,9 @@ class Law:
 
 def _uniform(gradient: Tensor, dim: int) -> Tensor:
     """The modes of a field whose gradient `(i, p)` is d u_p / d s_i everywhere: differences along one axis, summed 2^(d-1) times."""
-    dim_, fields = gradient.shape
-    found = torch.zeros(fields, 2**dim - 1, dtype=torch.float64)
-    for i in range(dim_):
-        found[:, (1 << i) - 1] = gradient[i] * 2 ** (dim - 1)
+    found = torch.zeros(2**dim - 1, gradient.shape[1], dtype=torch.float64)
+    for i in range(dim):
+        found[(1 << i) - 1] = gradient[i] * 2 ** (dim - 1)
     return found.flatten()
 
 

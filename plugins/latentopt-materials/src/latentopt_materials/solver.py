@@ -30,7 +30,7 @@ class Accuracy:
 
 
 class Solved(NamedTuple):
-    """Modes V a of each row's fields `(B, L, r, *grid)`, which rows are solved `(B,)`, after how many iterations `(B,)`."""
+    """Modes V a of each row's fields `(r, B, L, *grid)`, which rows are solved `(B,)`, after how many iterations `(B,)`."""
 
     modes: Tensor
     solved: Tensor
@@ -46,8 +46,8 @@ class Green:
 
     def __init__(self, law: Law, grid: tuple[int, ...], reference: Tensor, like: Tensor) -> None:
         waves = elements.symbols(grid)
-        form = law.form(reference).view(law.fields, len(waves), law.fields, len(waves))
-        stiffness = torch.einsum("psqt,s...,t...->...pq", form, waves, waves)
+        form = law.form(reference).view(len(waves), law.fields, len(waves), law.fields)
+        stiffness = torch.einsum("sptq,s...,t...->...pq", form, waves, waves)
         flat = stiffness.view(-1, law.fields, law.fields)
         flat[0] = torch.eye(law.fields)  # the mean, which is free
         inverse = torch.linalg.inv(flat)
@@ -56,14 +56,13 @@ class Green:
         self.axes, self.grid, self.fields = tuple(range(-len(grid), 0)), grid, law.fields
 
     def __call__(self, force: Tensor) -> Tensor:
-        """Forces `(..., fields, *grid)` to displacements of the same shape."""
+        """Forces `(fields, B, L, *grid)` to displacements of the same shape."""
         waves = torch.fft.rfftn(force, dim=self.axes)
         if self.fields == 1:
-            waves = waves.mul_(self.kernel[0])
+            waves = waves.mul_(self.kernel[0, 0])
         else:
-            component = -len(self.grid) - 1
-            parts = [waves.select(component, q).unsqueeze(component) * self.kernel[:, q] for q in range(self.fields)]
-            waves = sum(parts[1:], start=parts[0])
+            pairs = range(self.fields)
+            waves = torch.stack([sum((waves[q] * self.kernel[p, q] for q in pairs[1:]), waves[0] * self.kernel[p, 0]) for p in pairs])
         return torch.fft.irfftn(waves, s=self.grid, dim=self.axes)
 
 
@@ -80,19 +79,18 @@ class Cell:
         self.load = (law.loaded(loads) @ law.mix.T).to(like)  # V a of the uniform loads, (L, r)
 
     def stiffness(self, moduli: Tensor) -> Tensor:
-        """What multiplies each squared mode: `(B, P, *grid)` to `(B, 1, r, *grid)`."""
-        return torch.einsum("pr,bp...->br...", self.weights, moduli).unsqueeze(1)
+        """What multiplies each squared mode: `(B, P, *grid)` to `(r, B, 1, *grid)`."""
+        return torch.einsum("pr,bp...->rb...", self.weights, moduli).unsqueeze(2)
 
     def strain(self, u: Tensor) -> Tensor:
-        """V a of displacements `(B, L, fields, *grid)`: `(B, L, r, *grid)`."""
-        a = elements.modes(u, self.dim).flatten(2, 3)
-        return a if self.plain else (self.mix @ a.flatten(3)).view(*a.shape[:2], len(self.mix), *self.grid)
+        """V a of displacements `(fields, B, L, *grid)`: `(r, B, L, *grid)`."""
+        a = elements.modes(u, self.dim).flatten(0, 1)
+        return a if self.plain else (self.mix @ a.flatten(1)).view(-1, *a.shape[1:])
 
     def force(self, stress: Tensor) -> Tensor:
         """The adjoint of `strain`."""
-        a = stress if self.plain else self.mix.T @ stress.flatten(3)
-        a = a.view(*stress.shape[:2], self.law.fields, -1, *self.grid)
-        return elements.corners(a, self.dim)
+        a = stress if self.plain else self.mix.T @ stress.flatten(1)
+        return elements.corners(a.view(-1, self.law.fields, *stress.shape[1:]), self.dim)
 
     def rows_at_once(self, device: torch.device) -> int:
         """How many rows are solved together."""
@@ -104,13 +102,16 @@ class Cell:
         """The fields of each row `(B, P, *grid)` of moduli. Rows do not see each other. Without a graph."""
         block = self.rows_at_once(moduli.device)
         parts = [self._solve(part, accuracy) for part in moduli.split(block)]
-        return parts[0] if len(parts) == 1 else Solved(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0]
+        modes, solved, iterations = zip(*parts, strict=True)
+        return Solved(torch.cat(modes, 1), torch.cat(solved), torch.cat(iterations))
 
     def _solve(self, moduli: Tensor, accuracy: Accuracy) -> Solved:
         stiffness = self.stiffness(moduli)
-        load = self.load.view(1, *self.load.shape, *(1,) * self.dim)
+        load = self.load.T.view(-1, 1, len(self.load), *(1,) * self.dim)
         # The energy of the uniform load, and the least ratio of a row's moduli to the reference's.
-        energy = (stiffness.flatten(3).sum(3) * self.load.square()).sum(2)
+        energy = (stiffness.flatten(3).sum(3) * load.flatten(2).square()).sum(0)
         least = (moduli / self.reference.view(-1, *(1,) * self.dim)).flatten(1).amin(1)
         found = _Rows(self, stiffness, least, energy, accuracy).run(-self.force(stiffness * load))
         return Solved(self.strain(found.u).add_(load), found.solved, found.iterations)
@@ -138,7 +139,8 @@ class _Rows:
                 if going is not None:
                     if not len(going):
                         break
-                    u, r, z, p, fall, before = (part[going] for part in (u, r, z, p, fall, before))
+                    u, r, z, p = (part[:, going] for part in (u, r, z, p))
+                    fall, before = fall[going], before[going]
             p = z.add_(p.mul_(_wide(fall / before, p)))
             image = self.cell.force(self.stiffness * self.cell.strain(p))
             step = fall / _dot(p, image).clamp(min=_TINY)
@@ -163,18 +165,18 @@ class _Rows:
         if len(going) == len(finished):
             return None
         done = torch.nonzero(finished)[:, 0]
-        self.u[self.row[done]] = u[done]
+        self.u[:, self.row[done]] = u[:, done]
         self.solved[self.row[done]] = solved[done]
         self.iterations[self.row[done]] = count
         self.row, self.energy, self.least = self.row[going], self.energy[going], self.least[going]
-        self.stiffness = self.stiffness[going]
+        self.stiffness = self.stiffness[:, going]
         return going
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Of each row and load, `(B, L)`."""
-    return (x * y).flatten(2).sum(2)
+    """Of each row and load, `(B, L)`, over all else."""
+    return (x * y).flatten(3).sum(3).sum(0)
 
 
 def _wide(number: Tensor, like: Tensor) -> Tensor:
-    return number.view(*number.shape, *(1,) * (like.ndim - number.ndim))
+    return number.view(*number.shape, *(1,) * (like.ndim - 3))
