@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
+from scipy import fft, ndimage
 from torch import Tensor
 
 from latentopt import Candidates, ConfigError, Decoder, Objective
@@ -172,10 +172,10 @@ def opened(phase: Mask, diameter: int) -> Mask:
     offsets = np.array(disc(diameter, phase.ndim))
     kernel = np.zeros(phase.shape)
     np.add.at(kernel, tuple((offsets % phase.shape).T), 1.0)
-    wave = np.fft.rfftn(kernel)
+    wave = fft.rfftn(kernel)
 
     def overlap(x: Any, wave_of_kernel: Any) -> Any:
-        return np.fft.irfftn(np.fft.rfftn(x) * wave_of_kernel, s=phase.shape)
+        return fft.irfftn(fft.rfftn(x) * wave_of_kernel, s=phase.shape)
 
     fits = overlap(phase.astype(float), wave.conj()) > len(offsets) - 0.5
     found: Mask = overlap(fits.astype(float), wave) > 0.5
