@@ -24,7 +24,7 @@ def modes(u: Tensor, dim: int) -> Tensor:
     Pixel i has the corners i and i + 1. Not differentiable: writes into its result.
     """
     found = u.new_empty(2**dim - 1, *u.shape)
-    parts = {0: u}
+    parts = {0: u.contiguous()}
     for axis in range(dim):
         last, grown = axis == dim - 1, {}
         for s, x in parts.items():
@@ -39,7 +39,7 @@ def modes(u: Tensor, dim: int) -> Tensor:
 
 def corners(found: Tensor, dim: int) -> Tensor:
     """The adjoint of `modes`: `(2^d - 1, ..., *grid)` to `(..., *grid)`."""
-    parts = {s: found[s - 1] for s in range(1, 2**dim)}
+    parts = {s: found[s - 1].contiguous() for s in range(1, 2**dim)}
     for axis in reversed(range(dim)):
         bit = 1 << axis
         parts = {s & ~bit: _back(parts.get(s & ~bit), parts[s], axis - dim) for s in parts if s & bit}
@@ -47,9 +47,12 @@ def corners(found: Tensor, dim: int) -> Tensor:
 
 
 def _neighbours(x: Tensor, axis: int, sign: int, out: Tensor) -> Tensor:
-    """x[i + 1] + sign x[i] along an axis, periodic, in one pass."""
+    """x[i + 1] + sign x[i] along an axis, periodic. All are contiguous."""
     n = x.shape[axis]
-    torch.add(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), alpha=sign, out=out.narrow(axis, 0, n - 1))
+    if axis == -1:  # as one line: only the last of each row is wrong, and set right below
+        torch.add(x.view(-1)[1:], x.view(-1)[:-1], alpha=sign, out=out.view(-1)[:-1])
+    else:
+        torch.add(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), alpha=sign, out=out.narrow(axis, 0, n - 1))
     torch.add(x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1), alpha=sign, out=out.narrow(axis, n - 1, 1))
     return out
 
@@ -58,7 +61,10 @@ def _back(total: Tensor | None, difference: Tensor, axis: int) -> Tensor:
     """The adjoint of a sum and a difference: t[i - 1] + d[i - 1] + t[i] - d[i]."""
     before, here = (difference, difference) if total is None else (total + difference, total - difference)
     sign, n, out = -1 if total is None else 1, difference.shape[axis], torch.empty_like(difference)
-    torch.add(before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1))
+    if axis == -1:
+        torch.add(before.view(-1)[:-1], here.view(-1)[1:], alpha=sign, out=out.view(-1)[1:])
+    else:
+        torch.add(before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1))
     torch.add(before.narrow(axis, n - 1, 1), here.narrow(axis, 0, 1), alpha=sign, out=out.narrow(axis, 0, 1))
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from latentopt_materials import elements
 from latentopt_materials.laws import Law
 
 # Values of one field (rows x loads x components x pixels) solved together on a CPU: what fits its caches (docs/performance.md).
-_VALUES_ON_CPU = 2**17
+_VALUES_ON_CPU = 2**19
 _TINY = 1e-30
 
 
@@ -52,18 +53,18 @@ class Green:
         flat[0] = torch.eye(law.fields)  # the mean, which is free
         inverse = torch.linalg.inv(flat)
         inverse[0] = 0
-        self.kernel = inverse.view(stiffness.shape).movedim((-2, -1), (0, 1)).to(like).contiguous()
+        kernel = inverse.view(stiffness.shape).movedim((-2, -1), (0, 1)).to(like)
+        # twice each, for real and imaginary parts: a real times a complex tensor is done in complex numbers
+        self.kernel = kernel.unsqueeze(-1).expand(*kernel.shape, 2).contiguous()
         self.axes, self.grid, self.fields = tuple(range(-len(grid), 0)), grid, law.fields
 
     def __call__(self, force: Tensor) -> Tensor:
         """Forces `(fields, B, L, *grid)` to displacements of the same shape."""
-        waves = torch.fft.rfftn(force, dim=self.axes)
-        if self.fields == 1:
-            waves = waves.mul_(self.kernel[0, 0])
-        else:
-            pairs = range(self.fields)
-            waves = torch.stack([sum((waves[q] * self.kernel[p, q] for q in pairs[1:]), waves[0] * self.kernel[p, 0]) for p in pairs])
-        return torch.fft.irfftn(waves, s=self.grid, dim=self.axes)
+        waves = torch.view_as_real(torch.fft.rfftn(force, dim=self.axes))
+        found = waves[:1] * self.kernel[:, 0].view(self.fields, 1, 1, *waves.shape[3:])
+        for p, q in product(range(self.fields), range(1, self.fields)):
+            found[p].addcmul_(waves[q], self.kernel[p, q])
+        return torch.fft.irfftn(torch.view_as_complex(found), s=self.grid, dim=self.axes)
 
 
 class Cell:
@@ -80,7 +81,7 @@ class Cell:
 
     def stiffness(self, moduli: Tensor) -> Tensor:
         """What multiplies each squared mode: `(B, P, *grid)` to `(r, B, 1, *grid)`."""
-        return torch.einsum("pr,bp...->rb...", self.weights, moduli).unsqueeze(2)
+        return torch.einsum("pr,bp...->rb...", self.weights, moduli).contiguous().unsqueeze(2)
 
     def strain(self, u: Tensor) -> Tensor:
         """V a of displacements `(fields, B, L, *grid)`: `(r, B, L, *grid)`."""
@@ -142,7 +143,7 @@ class _Rows:
                     u, r, z, p = (part[:, going] for part in (u, r, z, p))
                     fall, before = fall[going], before[going]
             p = z.add_(p.mul_(_wide(fall / before, p)))
-            image = self.cell.force(self.stiffness * self.cell.strain(p))
+            image = self.cell.force(self.cell.strain(p).mul_(self.stiffness))
             step = fall / _dot(p, image).clamp(min=_TINY)
             u.addcmul_(p, _wide(step, p))
             r.addcmul_(image, _wide(step, p), value=-1)
