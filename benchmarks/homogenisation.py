@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.common import side_by_side, table, write_section
+from benchmarks.common import cpu_seconds, side_by_side, table, write_section
 from latentopt.memory import keep_freed_memory
 
 ROWS, SIDE, TOLERANCE, REPEATS = 64, 64, 1e-4, 5
@@ -79,7 +79,10 @@ def plain(k: Field, kernel: Field) -> tuple[Field, Field]:
             r -= np.float32(step) * image
             energy, before = energy - step * fall, fall
         found.append([a + np.float32(e) for a, e in zip(modes(u), load, strict=True)])
-    tensor = [[sum(float((w * a * b).sum()) for w, a, b in zip(weighted, one, two, strict=True)) for two in found] for one in found]
+    tensor = [
+        [sum(float((w * a * b).sum()) for w, a, b in zip(weighted, one, two, strict=True)) for two in found]
+        for one in found
+    ]
     gradient = sum(w * a * a for one in found for w, a in zip(WEIGHTS, one, strict=True))
     return np.array(tensor) / k.size, np.asarray(gradient) / k.size
 
@@ -117,8 +120,42 @@ def check(config: Any, x: Tensor, k: Field, kernel: Field) -> None:
         np.testing.assert_allclose(gradients[row, 0].numpy(), scale * gradient, atol=0.02 * scale * gradient.max())
 
 
+def least_us(work: Any, repeats: int = 200) -> float:
+    """Least CPU microseconds of one call."""
+    return min(cpu_seconds(work) for _ in range(repeats)) * 1e6
+
+
+def pieces(rows: int) -> list[str]:
+    """What one iteration of conductivity costs, in microseconds a row, piece by piece; and the Fourier transforms' share."""
+    from latentopt_materials.laws import conduction
+    from latentopt_materials.solver import Cell
+
+    law = conduction(2)
+    cell = Cell(law, (SIDE, SIDE), torch.ones(1), torch.eye(2), torch.empty(0))
+    stiffness = cell.stiffness(1 + designs()[:rows])
+    u = torch.randn(1, rows, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    modes, step = cell.strain(u), torch.zeros(1, rows, 2, 1, 1)
+    waves = torch.fft.rfftn(u, dim=(-2, -1))
+    works: dict[str, Any] = {
+        "transforms": lambda: (torch.fft.rfftn(u, dim=(-2, -1)), torch.fft.irfftn(waves, s=(SIDE, SIDE), dim=(-2, -1))),
+        "green": lambda: cell.green(u),
+        "modes": lambda: cell.strain(u),
+        "moduli": lambda: modes.mul_(stiffness),
+        "force": lambda: cell.force(modes),
+        "vectors": lambda: (
+            (u * u).flatten(3).sum(3),
+            (u * u).flatten(3).sum(3),
+            *(u.addcmul_(u, step) for _ in range(3)),
+        ),
+    }
+    us = {name: least_us(work) / rows for name, work in works.items()}
+    whole = sum(us.values()) - us["transforms"]
+    names = ("green", "modes", "moduli", "force", "vectors")
+    return [str(rows), *(f"{us[name]:.0f}" for name in names), f"{whole:.0f}", f"{us['transforms']:.0f}"]
+
+
 def main() -> None:
-    """Measure and write the table."""
+    """Measure and write the tables."""
     if importlib.util.find_spec("latentopt_materials") is None:
         print("homogenisation: latentopt-materials is not installed, see plugins/latentopt-materials")
         return
@@ -127,7 +164,10 @@ def main() -> None:
     keep_freed_memory()
     x, kernel, rows = designs(), green((SIDE, SIDE)), []
     cases: list[tuple[str, Any]] = [
-        *((f"conductivity, contrast {c:g}", Conductivity(phases=(1.0, c), tolerance=TOLERANCE)) for c in (10.0, 100.0, 1000.0)),
+        *(
+            (f"conductivity, contrast {c:g}", Conductivity(phases=(1.0, c), tolerance=TOLERANCE))
+            for c in (10.0, 100.0, 1000.0)
+        ),
         ("stiffness, contrast 10", Stiffness(young=(1.0, 10.0), tolerance=TOLERANCE)),
     ]
     for name, config in cases:
@@ -142,7 +182,12 @@ def main() -> None:
         other = (f"{ms['numpy']:.1f}", f"{ms['numpy'] / ms['at once']:.1f}x") if "numpy" in ms else ("-", "-")
         rows.append((name, f"{ms['at once']:.2f}", f"{ms['alone']:.2f}", f"{ms['alone'] / ms['at once']:.1f}x", *other))
     header = ["64 designs of 64 x 64", "at once, ms a row", "one at a time", "faster", "plain NumPy", "faster"]
-    write_section("homogenisation", f"CPU time, medians of {REPEATS}, value and gradient, tolerance {TOLERANCE:g}.\n\n{table(header, rows)}")
+    parts = ["rows", "Green", "modes", "moduli", "forces", "sums and steps", "together", "of which Fourier transforms"]
+    text = (
+        f"CPU time, medians of {REPEATS}, value and gradient, tolerance {TOLERANCE:g}.\n\n{table(header, rows)}\n\n"
+        f"One iteration of conductivity, least of 200, us a row:\n\n{table(parts, [pieces(n) for n in (1, 4, 16, 64)])}"
+    )
+    write_section("homogenisation", text)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentopt_materials import bounds
+from latentopt_materials import Conductivity, Stiffness, bounds
 from latentopt_materials.homogenise import effective
-from latentopt_materials.laws import conduction, elasticity
+from latentopt_materials.laws import conduction
 from latentopt_materials.phases import EffectiveObjective
 from latentopt_materials.solver import Accuracy
-from latentopt_materials import Conductivity, Stiffness
 
 README = Path(__file__).parents[1] / "README.md"
 EXACT = Accuracy(tolerance=1e-12, iterations=5000)
@@ -98,7 +97,9 @@ def laminate_errors() -> dict[str, float]:
         found[f"conductivity, contrast {contrast:g}"] = float(
             torch.stack([c[0, 0] / lower - 1, c[1, 1] / upper - 1]).abs().max()
         )
-        config = Stiffness(young=(1.0, contrast), poisson=(0.2, 0.4), precision="float64", tolerance=1e-12, iterations=5000)
+        config = Stiffness(
+            young=(1.0, contrast), poisson=(0.2, 0.4), precision="float64", tolerance=1e-12, iterations=5000
+        )
         k, g = config.moduli(2)
         exact = laminate_stiffness(24 / 64, k, g)
         error = (config.tensors(design)[0] - exact).abs().max() / exact.max()
@@ -156,7 +157,7 @@ def bound_margins(count: int = 64) -> dict[str, tuple[int, float]]:
                 if isinstance(config, Conductivity) and config.component == "xx":
                     low, high = curves[:2]
                 margin = torch.minimum(value / low - 1, 1 - value / high)
-                kind = f"{config.kind} {getattr(config, 'component')}, {dim}-D, contrast {contrast:g}"
+                kind = f"{config.kind} {config.component}, {dim}-D, contrast {contrast:g}"
                 found[kind] = (int((margin < 0).sum()), float(margin.min()))
     return found
 
@@ -186,7 +187,11 @@ def gradient_error(kind: str, dim: int = 2) -> float:
     grid = (12, 16) if dim == 2 else (6, 5, 4)
     x = torch.rand(2, 1, *grid, generator=generator, dtype=torch.float64)
     options = {"precision": "float64", "tolerance": 1e-13, "iterations": 5000, "exponent": 2.0}
-    config = Conductivity(phases=(1.0, 100.0), **options) if kind == "conductivity" else Stiffness(young=(1.0, 100.0), **options)
+    config = (
+        Conductivity(phases=(1.0, 100.0), **options)
+        if kind == "conductivity"
+        else Stiffness(young=(1.0, 100.0), **options)
+    )
     weights = torch.randn(config.tensors(x).shape, generator=generator, dtype=torch.float64)
 
     def value(x: Tensor) -> Tensor:
@@ -223,7 +228,9 @@ def _both(kind: str, designs: Tensor, contrast: float, tolerance: float, precisi
     """Diagonal entries of the tensors, and the gradient of their sum."""
     options = {"precision": precision, "tolerance": tolerance, "iterations": 5000}
     config = (
-        Conductivity(phases=(1.0, contrast), **options) if kind == "conductivity" else Stiffness(young=(1.0, contrast), **options)
+        Conductivity(phases=(1.0, contrast), **options)
+        if kind == "conductivity"
+        else Stiffness(young=(1.0, contrast), **options)
     )
     x = designs.clone().requires_grad_(True)
     value = config.tensors(x).diagonal(dim1=1, dim2=2).double()
@@ -250,18 +257,28 @@ def report() -> str:
     """All tables."""
     sizes, small = (16, 32, 64, 128, 256), (12, 24, 48)
     exact = [[f"laminate, across and along: {name}", f"{error:.0e}"] for name, error in laminate_errors().items()]
-    exact += [[f"turned by 90 degrees: {name}, contrast 100", f"{error:.0e}"] for name, error in turned_errors().items()]
+    exact += [
+        [f"turned by 90 degrees: {name}, contrast 100", f"{error:.0e}"] for name, error in turned_errors().items()
+    ]
     exact += [
         [f"gradient against central differences: {kind}, {dim}-D, contrast 100", f"{gradient_error(kind, dim):.0e}"]
         for kind in ("conductivity", "stiffness")
         for dim in (2, 3)
     ]
     grids = [refined(f"checkerboard, contrast {c:g}", checkerboard_errors(c, sizes), sizes) for c in (2.0, 10.0, 100.0)]
-    grids += [refined(f"dilute disc, contrast {c:g}", inclusion_errors(c, sizes, 2), sizes) for c in (0.001, 10.0, 1000.0)]
+    grids += [
+        refined(f"dilute disc, contrast {c:g}", inclusion_errors(c, sizes, 2), sizes) for c in (0.001, 10.0, 1000.0)
+    ]
     grids += [refined(f"dilute ball, contrast {c:g}", inclusion_errors(c, small, 3), small) for c in (10.0,)]
     limits = [[name, str(outside), f"{margin:.1e}"] for name, (outside, margin) in bound_margins().items()]
     met = [
-        [str(row["kind"]), str(row["precision"]), f"{row['tolerance']:g}", f"{row['value']:.0e}", f"{row['gradient']:.0e}"]
+        [
+            str(row["kind"]),
+            str(row["precision"]),
+            f"{row['tolerance']:g}",
+            f"{row['value']:.0e}",
+            f"{row['gradient']:.0e}",
+        ]
         for row in accuracy_rows(1000.0)
     ]
     return "\n\n".join(

@@ -46,7 +46,10 @@ def test_hashin_and_shtrikmans_moduli_as_they_stand_in_the_paper():
 
 COMPONENTS = [
     *(Conductivity(component=c) for c in ("mean", "xx", "yy", "xy", "ratio", "anisotropy")),
-    *(Stiffness(component=c) for c in ("bulk", "shear", "young", "young_x", "young_y", "xx", "yy", "xy", "ratio", "poisson")),
+    *(
+        Stiffness(component=c)
+        for c in ("bulk", "shear", "young", "young_x", "young_y", "xx", "yy", "xy", "ratio", "poisson")
+    ),
 ]
 
 

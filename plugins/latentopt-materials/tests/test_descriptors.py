@@ -211,5 +211,7 @@ def test_too_far_a_reach_is_refused(config):
 
 
 def test_too_wide_a_disc_is_refused():
-    with pytest.raises(lo.ConfigError, match="has a disc of 9 pixels, this decoder's designs have 8 a side: choose less"):
+    with pytest.raises(
+        lo.ConfigError, match="has a disc of 9 pixels, this decoder's designs have 8 a side: choose less"
+    ):
         ThinParts(diameter=9).build(decoder(8, 8))

@@ -91,7 +91,9 @@ def test_x_is_along_rows_in_space_too():
     assert found == pytest.approx([20 / 11, 5.5, 5.5], rel=1e-4)
 
 
-@pytest.mark.parametrize("component", ["bulk", "shear", "young", "young_x", "young_y", "xx", "yy", "xy", "poisson", "ratio"])
+@pytest.mark.parametrize(
+    "component", ["bulk", "shear", "young", "young_x", "young_y", "xx", "yy", "xy", "poisson", "ratio"]
+)
 @pytest.mark.parametrize("plane", ["strain", "stress"])
 def test_a_uniform_design_has_its_own_moduli(component, plane):
     e, nu = 3.0, 0.3
@@ -147,16 +149,16 @@ def test_a_search_reaches_a_conductivity():
 
 def test_levenberg_marquardt_takes_it_too():
     goal = Conductivity(component="yy", goal={"equals": 5.5})
-    found = lo.optimize(
-        decoder(16, 16), objectives=[goal], search={"kind": "levenberg_marquardt", "steps": 10}, seed=0
-    )
+    found = lo.optimize(decoder(16, 16), objectives=[goal], search={"kind": "levenberg_marquardt", "steps": 10}, seed=0)
     assert found.terms["conductivity"][0] == pytest.approx(5.5, abs=0.01)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8), (1, 1, 8)])
 def test_other_designs_are_refused(shape):
     other = lo.Decoder(ToyImages(4, shape), latent_shape=(4,), prior="normal")
-    with pytest.raises(lo.ConfigError, match=r"'conductivity' reads designs of one channel, \(1, H, W\) or \(1, D, H, W\)"):
+    with pytest.raises(
+        lo.ConfigError, match=r"'conductivity' reads designs of one channel, \(1, H, W\) or \(1, D, H, W\)"
+    ):
         Conductivity().build(other)
 
 
@@ -168,7 +170,9 @@ def test_another_value_range_is_refused():
 
 @pytest.mark.parametrize("config", [Conductivity(component="zz"), Stiffness(component="zz")], ids=["heat", "stiffness"])
 def test_depth_needs_a_volume(config):
-    with pytest.raises(lo.ConfigError, match=r"component 'zz' needs designs \(1, D, H, W\), this decoder's are pictures"):
+    with pytest.raises(
+        lo.ConfigError, match=r"component 'zz' needs designs \(1, D, H, W\), this decoder's are pictures"
+    ):
         config.build(decoder(8, 8))
 
 

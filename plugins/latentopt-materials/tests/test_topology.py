@@ -133,7 +133,9 @@ def test_the_threshold_tells_the_phases_apart():
 
 
 def test_z_needs_a_volume():
-    with pytest.raises(lo.ConfigError, match=r"direction 'z' needs designs \(1, D, H, W\), this decoder's are pictures"):
+    with pytest.raises(
+        lo.ConfigError, match=r"direction 'z' needs designs \(1, D, H, W\), this decoder's are pictures"
+    ):
         Percolation(direction="z").build(decoder(8, 8))
 
 

@@ -41,7 +41,9 @@ class Conductivity(EffectiveObjective):
         if self.component in _AXES:
             axis = _AXES.index(self.component)
             if axis >= dim:
-                raise ConfigError("component 'zz' needs designs (1, D, H, W), this decoder's are pictures: use 'xx' or 'yy'")
+                raise ConfigError(
+                    "component 'zz' needs designs (1, D, H, W), this decoder's are pictures: use 'xx' or 'yy'"
+                )
             return Measure(eye[axis : axis + 1], lambda c: c[:, 0, 0])
         if self.component == "mean":
             return Measure(eye, lambda c: c.diagonal(dim1=1, dim2=2).mean(1))

@@ -157,7 +157,9 @@ class LinealPath(MaterialObjective):
 
 def _fits(reach: int | None, grid: tuple[int, ...], kind: str) -> None:
     if reach is not None and reach > min(grid):
-        raise ConfigError(f"{kind!r} reaches {reach} pixels, this decoder's designs have {min(grid)} a side: choose less")
+        raise ConfigError(
+            f"{kind!r} reaches {reach} pixels, this decoder's designs have {min(grid)} a side: choose less"
+        )
 
 
 # ---------------------------------------------------------------------- thin parts, softly

@@ -31,7 +31,20 @@ class Stiffness(EffectiveObjective):
 
     kind: Literal["stiffness"] = "stiffness"
     component: Literal[
-        "bulk", "shear", "young", "young_x", "young_y", "young_z", "ratio", "poisson", "xx", "yy", "zz", "yz", "xz", "xy"
+        "bulk",
+        "shear",
+        "young",
+        "young_x",
+        "young_y",
+        "young_z",
+        "ratio",
+        "poisson",
+        "xx",
+        "yy",
+        "zz",
+        "yz",
+        "xz",
+        "xy",
     ] = "bulk"
     young: tuple[Positive, Positive] = Field(default=(1.0, 10.0))
     poisson: tuple[Poisson, Poisson] = Field(default=(0.3, 0.3))
@@ -71,11 +84,15 @@ class Stiffness(EffectiveObjective):
             own = bulks if self.component == "bulk" else shears
             tight = bounds.bulk if self.component == "bulk" else bounds.shear
             found = named(bounds.means(fraction, own), "Reuss", "Voigt")
-            return found | named(tight(fraction, bulks, shears, dim), "Hashin-Shtrikman lower", "Hashin-Shtrikman upper")
+            return found | named(
+                tight(fraction, bulks, shears, dim), "Hashin-Shtrikman lower", "Hashin-Shtrikman upper"
+            )
         if self.component in ("ratio", "poisson"):
             return {}
         if self.component == "young":
-            ends = zip(bounds.bulk(fraction, bulks, shears, dim), bounds.shear(fraction, bulks, shears, dim), strict=True)
+            ends = zip(
+                bounds.bulk(fraction, bulks, shears, dim), bounds.shear(fraction, bulks, shears, dim), strict=True
+            )
             lower, upper = (_young(bulk, shear, dim) for bulk, shear in ends)
             return named((lower, upper), "Hashin-Shtrikman lower", "Hashin-Shtrikman upper")
         phases = torch.stack([_isotropic(k[i], g[i], dim) for i in (0, 1)])

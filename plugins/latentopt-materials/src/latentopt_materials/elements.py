@@ -64,7 +64,9 @@ def _back(total: Tensor | None, difference: Tensor, axis: int) -> Tensor:
     if axis == -1:
         torch.add(before.view(-1)[:-1], here.view(-1)[1:], alpha=sign, out=out.view(-1)[1:])
     else:
-        torch.add(before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1))
+        torch.add(
+            before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1)
+        )
     torch.add(before.narrow(axis, n - 1, 1), here.narrow(axis, 0, 1), alpha=sign, out=out.narrow(axis, 0, 1))
     return out
 

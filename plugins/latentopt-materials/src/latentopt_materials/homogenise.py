@@ -20,7 +20,12 @@ from latentopt_materials.solver import Accuracy, Cell
 
 
 def effective(
-    moduli: Tensor, law: Law, *, loads: Tensor | None = None, reference: Tensor | None = None, accuracy: Accuracy | None = None
+    moduli: Tensor,
+    law: Law,
+    *,
+    loads: Tensor | None = None,
+    reference: Tensor | None = None,
+    accuracy: Accuracy | None = None,
 ) -> Tensor:
     """The effective tensor of each row, `(N, L, L)`, for moduli `(N, P, *grid)`, positive; differentiable in them.
 

@@ -15,6 +15,8 @@ from latentopt_materials.laws import Law
 
 # Values of one field (rows x loads x components x pixels) solved together on a CPU: what fits its caches (docs/performance.md).
 _VALUES_ON_CPU = 2**19
+_EVERY = 4  # iterations between looks at another device than the CPU
+_LEAVE_BELOW = 0.75  # share of rows still at work at which the others are taken out, which costs about an iteration
 _TINY = 1e-30
 
 
@@ -22,12 +24,13 @@ _TINY = 1e-30
 class Accuracy:
     """When a row is solved: its effective moduli are off by at most this share of the grid's own, within so many iterations.
 
-    Every `every` iterations the device is waited for once, and rows that are solved leave the batch.
+    Every `every` iterations the device is waited for once, to see which rows are solved: each on a CPU, every fourth elsewhere,
+    where it is left out.
     """
 
     tolerance: float = 1e-4
     iterations: int = 1000
-    every: int = 4
+    every: int | None = None
 
 
 class Solved(NamedTuple):
@@ -119,14 +122,16 @@ class Cell:
 
 
 class _Rows:
-    """Conjugate gradients on a batch of systems, one a row and load; what is kept and what is still at work."""
+    """Conjugate gradients on a batch of systems, one a row and load. Rows that are finished stand still, then leave."""
 
     def __init__(self, cell: Cell, stiffness: Tensor, least: Tensor, energy: Tensor, accuracy: Accuracy) -> None:
         self.cell, self.stiffness, self.accuracy = cell, stiffness, accuracy
-        self.least, self.energy = least[:, None], energy
-        self.solved = torch.zeros(len(energy), dtype=torch.bool, device=energy.device)
-        self.iterations = torch.zeros(len(energy), dtype=torch.long, device=energy.device)
-        self.row = torch.arange(len(energy), device=energy.device)
+        self.limit, self.energy = accuracy.tolerance * least[:, None], energy
+        self.every = accuracy.every or (_EVERY if energy.device.type != "cpu" else 1)
+        self.row = torch.arange(len(energy), device=energy.device)  # which row of the batch each of those at work is
+        self.finished = torch.zeros(len(energy), dtype=torch.bool, device=energy.device)
+        self.solved = torch.zeros_like(self.finished)
+        self.iterations = torch.zeros_like(self.row)
 
     def run(self, r: Tensor) -> _Rows:
         """From the residual at 0 to displacements `self.u`."""
@@ -135,43 +140,44 @@ class _Rows:
         for count in range(self.accuracy.iterations + 1):
             z = self.cell.green(r)
             fall = _dot(r, z)
-            if count % self.accuracy.every == 0 or count == self.accuracy.iterations:
-                going = self._look(u, fall, count)
+            last = count == self.accuracy.iterations
+            if count % self.every == 0 or last:
+                going = self._look(fall, count, last=last)
                 if going is not None:
-                    if not len(going):
+                    self.u[:, self.row] = u
+                    if last or not len(going):
                         break
+                    self._take(going)
                     u, r, z, p = (part[:, going] for part in (u, r, z, p))
                     fall, before = fall[going], before[going]
             p = z.add_(p.mul_(_wide(fall / before, p)))
             image = self.cell.force(self.cell.strain(p).mul_(self.stiffness))
-            step = fall / _dot(p, image).clamp(min=_TINY)
+            step = (fall / _dot(p, image).clamp(min=_TINY)).masked_fill(self.finished[:, None], 0)
             u.addcmul_(p, _wide(step, p))
             r.addcmul_(image, _wide(step, p), value=-1)
             self.energy = self.energy - step * fall
             before = fall.clamp(min=_TINY)
         return self
 
-    def _look(self, u: Tensor, fall: Tensor, count: int) -> Tensor | None:
-        """Keep what is finished. Indices of the rows that go on; None where all do.
+    def _look(self, fall: Tensor, count: int, *, last: bool) -> Tensor | None:
+        """Note what is finished. Indices of the rows that go on, where so few do that the others should leave; else None.
 
-        The system is at least `least` times the reference's, so the error of the energy, e . A e = r . A^-1 r, is at most
-        r . z / least: a bound, not an estimate.
+        The system is at least `least` times the reference's, `least` being the smallest ratio of a pixel's moduli to it, so
+        the error of the energy, e . A e = r . A^-1 r, is at most r . z / least: a bound, not an estimate.
         """
-        bound = fall / self.least
-        solved = (bound <= self.accuracy.tolerance * self.energy).all(1)
-        finished = solved | ~torch.isfinite(fall).all(1)
-        if count == self.accuracy.iterations:
-            finished = torch.ones_like(finished)
-        going = torch.nonzero(~finished)[:, 0]  # the host waits here
-        if len(going) == len(finished):
+        still = (fall > self.limit * self.energy).any(1)  # NaN is not
+        ended = ~(still | self.finished)
+        if not last and not bool(ended.any()):  # the host waits here
             return None
-        done = torch.nonzero(finished)[:, 0]
-        self.u[:, self.row[done]] = u[:, done]
-        self.solved[self.row[done]] = solved[done]
-        self.iterations[self.row[done]] = count
-        self.row, self.energy, self.least = self.row[going], self.energy[going], self.least[going]
-        self.stiffness = self.stiffness[:, going]
-        return going
+        self.finished = self.finished | ended
+        self.solved[self.row] |= ended & torch.isfinite(fall).all(1)
+        self.iterations[self.row] = torch.where(self.finished & ~ended, self.iterations[self.row], count)
+        going = torch.nonzero(~self.finished)[:, 0]
+        return going if last or len(going) <= _LEAVE_BELOW * len(self.finished) else None
+
+    def _take(self, going: Tensor) -> None:
+        self.row, self.energy, self.limit = self.row[going], self.energy[going], self.limit[going]
+        self.finished, self.stiffness = self.finished[going], self.stiffness[:, going]
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
