@@ -1,4 +1,4 @@
-"""Effective properties of 64 designs with gradients: all at once, one at a time, and a plain NumPy solver of the same scheme."""
+"""Effective properties of 64 designs with gradients: all at once, one at a time, and in plain NumPy by the same scheme."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The solver against what is known exactly: structures, errors, orders of convergence. `python known.py` writes README's tables.
+"""The solver against what is known exactly: errors and orders of convergence. `python known.py` writes README's tables.
 
 The tests load this file too, and hold the figures to limits.
 """
@@ -135,7 +135,7 @@ def orders(errors: list[float], sizes: tuple[int, ...]) -> list[float]:
 
 
 def bound_margins(count: int = 64) -> dict[str, tuple[int, float]]:
-    """Of random structures, pure phases: how many leave the bounds, and the least relative distance to one (below 0: outside)."""
+    """Of random structures of pure phases: how many leave the bounds, and the least relative distance to one."""
     found: dict[str, tuple[int, float]] = {}
     for dim, number, n in ((2, count, 32), (3, count // 4, 12)):
         designs = random_structures(number, n, dim, seed=dim)
@@ -285,8 +285,8 @@ def report() -> str:
         [
             "Exact for the grid (float64, tolerance 1e-12), largest relative errors:",
             table(["what", "error"], exact),
-            "Exact in the limit: relative error on n pixels a side, and the order from one grid to the next. An inclusion's is that "
-            "of the change which it makes, at the volume fraction (near 5 %) of its pixels.",
+            "Exact in the limit: relative error on n pixels a side, and the order from one grid to the next. An inclusion's is "
+            "that of the change which it makes, at the volume fraction (near 5 %) of its pixels.",
             table(["what", "n", "error"], grids),
             "Bounds, 64 random structures in the plane (16 in space), of two phases:",
             table(["what", "outside", "least relative distance to a bound"], limits),

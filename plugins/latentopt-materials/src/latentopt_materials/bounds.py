@@ -21,7 +21,7 @@ def means(fraction: Tensor, phases: Pair) -> tuple[Tensor, Tensor]:
 
 
 def _shifted(fraction: Tensor, phases: Pair, shift: float) -> Tensor:
-    """The harmonic mean of the moduli plus a shift, less the shift: the form of Milton (2002, section 23.2) for both bounds."""
+    """The harmonic mean of the moduli plus a shift, less the shift: a form that all these bounds have (Milton 2002)."""
     return means(fraction, (phases[0] + shift, phases[1] + shift))[0] - shift
 
 

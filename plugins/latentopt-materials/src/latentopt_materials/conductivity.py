@@ -20,8 +20,8 @@ _AXES = ("xx", "yy", "zz")
 class Conductivity(EffectiveObjective):
     """Effective conductivity of a periodic structure, `(M,)`, in the units of `phases` (black, white).
 
-    `component`: "mean" of the principal conductivities; "xx" along the rows of a picture, "yy" along its columns, "zz" through
-    a volume, and "xy"; "ratio" is xx / yy; "anisotropy" the largest over the smallest principal conductivity.
+    `component`: "mean" of the principal conductivities; "xx" along the rows of a picture, "yy" along its columns, "zz"
+    through a volume, and "xy"; "ratio" is xx / yy; "anisotropy" the largest over the smallest principal conductivity.
     Bounds that a report draws hold for designs of two pure phases: grey ones can lie above the upper one of Hashin and
     Shtrikman (never above Wiener's), so measure the thresholded design too.
     """

@@ -64,11 +64,11 @@ def _directions(dim: int) -> dict[tuple[int, ...], float]:
         before = [angles[-1] - math.pi, *angles[:-1]]
         shares = [(b - a) / (2 * math.pi) for a, b in zip(before, after, strict=True)]
         return {step: math.pi / 2 * share / math.hypot(*step) for step, share in zip(steps, shares, strict=True)}
-    found = {}
+    found: dict[tuple[int, ...], float] = {}
     for index in range(14, 27):
         step = (index // 9 - 1, index // 3 % 3 - 1, index % 3 - 1)
         square = sum(abs(one) for one in step)
-        found[step] = 2 * _SHARES_3D[square] / square**0.5
+        found[step] = 2 * _SHARES_3D[square] / math.sqrt(square)
     return found
 
 
@@ -166,9 +166,9 @@ def _fits(reach: int | None, grid: tuple[int, ...], kind: str) -> None:
 
 
 class ThinParts(MaterialObjective):
-    """Share of the cell that an opening with a disc of `diameter` pixels takes away, `(M,)`: parts thinner than it; has gradients.
+    """Share of the cell in parts thinner than a disc of `diameter` pixels, `(M,)`: what an opening with it takes away.
 
-    For `phase` white, black, or both (the sum). The opening is of grey values, periodic: the least within the disc, then the
+    Differentiable. For `phase` white, black, or both (the sum). The opening is of grey values, periodic: the least within the disc, then the
     most (Serra 1982); its gradient goes to the pixels that decide. As a constraint, `{at_most: 0.005}`, it keeps a design
     manufacturable. In 3-D a ball. Takes time in proportion to the disc's pixels.
     """
@@ -181,7 +181,8 @@ class ThinParts(MaterialObjective):
         grid = self.grid_of(decoder)
         if self.diameter > min(grid):
             raise ConfigError(
-                f"'thin_parts' has a disc of {self.diameter} pixels, this decoder's designs have {min(grid)} a side: choose less"
+                f"'thin_parts' has a disc of {self.diameter} pixels, this decoder's designs have {min(grid)} a side: "
+                "choose less"
             )
         offsets = disc(self.diameter, len(grid))
 

@@ -25,13 +25,13 @@ class MaterialObjective(ObjectiveConfig):
         return (x > self.threshold).to(x.dtype) + 0 * x.detach()  # so NaN stays NaN here too
 
     def grid_of(self, decoder: Decoder, axes: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
-        """The grid `(H, W)` or `(D, H, W)` of a decoder's designs. Raises `ConfigError` where they are none of this package's."""
+        """The grid `(H, W)` or `(D, H, W)` of a decoder's designs. Raises `ConfigError` where they are no microstructures."""
         shape, kind = decoder.design_shape, self.kind_name()
         if len(shape) - 1 not in axes or shape[0] != 1 or min(shape) < 1 or min(shape[1:]) < 2:
             wanted = " or ".join({2: "(1, H, W)", 3: "(1, D, H, W)"}[n] for n in axes)
             raise ConfigError(
-                f"objective {kind!r} reads designs of one channel, {wanted}, with 2 pixels a side or more; this decoder's have "
-                f"shape {shape}: use a decoder of microstructures"
+                f"objective {kind!r} reads designs of one channel, {wanted}, with 2 pixels a side or more; this decoder's "
+                f"have shape {shape}: use a decoder of microstructures"
             )
         if decoder.value_range != (0.0, 1.0):
             raise ConfigError(

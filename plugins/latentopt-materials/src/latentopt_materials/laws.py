@@ -36,7 +36,7 @@ class Law:
 
 
 def _uniform(gradient: Tensor, dim: int) -> Tensor:
-    """The modes of a field whose gradient `(i, p)` is d u_p / d s_i everywhere: differences along one axis, summed 2^(d-1) times."""
+    """The modes of a field whose gradient `(i, p)`, d u_p / d s_i, is the same everywhere: 2^(d-1) equal differences."""
     found = torch.zeros(2**dim - 1, gradient.shape[1], dtype=torch.float64)
     for i in range(dim):
         found[(1 << i) - 1] = gradient[i] * 2 ** (dim - 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentopt_materials import elements
 from latentopt_materials.laws import Law
 
-# Values of one field (rows x loads x components x pixels) solved together on a CPU: what fits its caches (docs/performance.md).
+# Values of one field (rows x loads x components x pixels) that are solved together on a CPU (docs/performance.md).
 _VALUES_ON_CPU = 2**19
 _EVERY = 4  # iterations between looks at another device than the CPU
 _LEAVE_BELOW = 0.75  # share of rows still at work at which the others are taken out, which costs about an iteration
@@ -24,8 +24,8 @@ _TINY = 1e-30
 class Accuracy:
     """When a row is solved: its effective moduli are off by at most this share of the grid's own, within so many iterations.
 
-    Every `every` iterations the device is waited for once, to see which rows are solved: each on a CPU, every fourth elsewhere,
-    where it is left out.
+    Every `every` iterations the device is waited for once, to see which rows are solved. Left out, that is at each one on a
+    CPU, and at every fourth elsewhere.
     """
 
     tolerance: float = 1e-4

@@ -71,7 +71,7 @@ class Percolation(HostObjective):
             phase = white if self.phase == "white" else ~white
             count = int(phase.sum())
             labels, wraps = clusters(phase, corners=self.corners)
-            along = wraps[:, ::-1]  # x is the grid's last axis
+            along: Any = wraps[:, ::-1]  # x is the grid's last axis
             if self.direction in ("any", "all"):
                 good = along.any(1) if self.direction == "any" else along.all(1)
             else:
@@ -136,11 +136,11 @@ def _crossings(labels: NDArray[np.intp], offset: NDArray[np.intp]) -> list[tuple
 
 
 class FeatureSize(HostObjective):
-    """Smallest feature of a design, in pixels, `(M,)`: the most that a disc may measure across which fits everywhere. Black box.
+    """Smallest feature of a design, in pixels, `(M,)`: the diameter of the largest disc that fits everywhere. Black box.
 
     That is the last diameter, from 1 upwards, whose opening takes no more than `slack` of the phase away; pixels that touch
-    what is left are not counted, since a disc rounds corners. For `phase` white, black, or both (the smaller of them), up to `most` pixels; a phase that
-    fills the cell, or is absent, has `most`. 1 means single pixels. Periodic; in 3-D a ball.
+    what is left are not counted, since a disc rounds corners. For `phase` white, black, or both (the smaller of them), up to
+    `most` pixels; a phase that fills the cell, or is absent, has `most`. 1 means single pixels. Periodic; in 3-D a ball.
     """
 
     kind: Literal["feature_size"] = "feature_size"
