@@ -285,8 +285,8 @@ def report() -> str:
         [
             "Exact for the grid (float64, tolerance 1e-12), largest relative errors:",
             table(["what", "error"], exact),
-            "Exact in the limit: relative error on n pixels a side, and the order from one grid to the next. An inclusion's is "
-            "that of the change which it makes, at the volume fraction (near 5 %) of its pixels.",
+            "Exact in the limit: relative error on n pixels a side, and the order from one grid to the next. An inclusion's "
+            "is that of the change which it makes, at the volume fraction (near 5 %) of its pixels.",
             table(["what", "n", "error"], grids),
             "Bounds, 64 random structures in the plane (16 in space), of two phases:",
             table(["what", "outside", "least relative distance to a bound"], limits),

@@ -168,9 +168,9 @@ def _fits(reach: int | None, grid: tuple[int, ...], kind: str) -> None:
 class ThinParts(MaterialObjective):
     """Share of the cell in parts thinner than a disc of `diameter` pixels, `(M,)`: what an opening with it takes away.
 
-    Differentiable. For `phase` white, black, or both (the sum). The opening is of grey values, periodic: the least within the disc, then the
-    most (Serra 1982); its gradient goes to the pixels that decide. As a constraint, `{at_most: 0.005}`, it keeps a design
-    manufacturable. In 3-D a ball. Takes time in proportion to the disc's pixels.
+    Differentiable. For `phase` white, black, or both (the sum). The opening is of grey values, periodic: the least within the
+    disc, then the most (Serra 1982); its gradient goes to the pixels that decide. As a constraint, `{at_most: 0.005}`, it
+    keeps a design manufacturable. In 3-D a ball. Takes time in proportion to the disc's pixels.
     """
 
     kind: Literal["thin_parts"] = "thin_parts"

@@ -1,10 +1,10 @@
 """Effective tensors of rows of moduli, with gradients: one solve gives both.
 
-With e_i the local gradient (or strain) under the unit load i, the effective tensor is C_ij = <e_i . c e_j>, with the local
-law c. Each e_i makes <e_i . c e_i> least among the fields of mean i (and the first variation of the mixed energies is 0 too), so
-a change of c changes C only through c itself: dC_ij / dc(x) = e_i(x) . e_j(x) / n. The adjoint problem is the problem itself:
-its solution is at hand, and no second solve is needed. This holds for the discrete system to the letter, since its energies
-are exact sums of squares (elements.py).
+With e_i the local gradient (or strain) under the unit load i, the effective tensor is C_ij = <e_i . c e_j>, with the
+local law c. Each e_i makes <e_i . c e_i> least among the fields of mean i (and the first variation of the mixed energies
+is 0 too), so a change of c changes C only through c itself: dC_ij / dc(x) = e_i(x) . e_j(x) / n. The adjoint problem is
+the problem itself: its solution is at hand, and no second solve is needed. This holds for the discrete system to the
+letter, since its energies are exact sums of squares (elements.py).
 """
 
 from __future__ import annotations
