@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+
+from latentopt_materials import OBJECTIVES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "known.py"
+README = SCRIPT.parents[1] / "README.md"
 spec = importlib.util.spec_from_file_location("known", SCRIPT)
 known = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(known)
@@ -63,7 +67,7 @@ def test_at_a_contrast_of_1000_the_tolerance_is_kept():
 
 
 def test_the_readme_has_the_tables_and_nobody_edits_them_by_hand():
-    text = SCRIPT.parents[1].joinpath("README.md").read_text()
+    text = README.read_text()
     table = text.split("<!-- begin known -->")[1].split("<!-- end known -->")[0]
     for name in known.laminate_errors():
         assert f"laminate, across and along: {name}" in table
@@ -77,3 +81,24 @@ def test_effective_conductivity_of_grey_designs_is_that_of_their_pixels():
     assert torch.allclose(tensor[0], 4.0 * torch.eye(2, dtype=torch.float64))
     steeper = known.Conductivity(phases=(2.0, 10.0), exponent=2, precision="float64").tensors(grey)
     assert torch.allclose(steeper[0], 2.5 * torch.eye(2, dtype=torch.float64))
+
+
+def test_the_readmes_code_runs():
+    blocks = README.read_text().split("```python\n")[1:]
+    assert blocks
+    for block in blocks:
+        space = {}
+        exec(block.split("```")[0], space)
+        assert space["tensors"].shape == (8, 2, 2)
+
+
+def test_the_readmes_run_file_is_valid():
+    block = README.read_text().split("```yaml\n")[1].split("```")[0]
+    for entry in (one for part in yaml.safe_load(block).values() for one in part):
+        kinds = {config.kind_name(): config for config in OBJECTIVES}
+        kinds[entry["kind"]].model_validate(entry)
+
+
+def test_the_readme_names_every_objective():
+    for config in OBJECTIVES:
+        assert f"| `{config.kind_name()}` |" in README.read_text()
