@@ -65,11 +65,11 @@ class _Effective(torch.autograd.Function):
     def forward(ctx: Any, moduli: Tensor, cell: Cell, accuracy: Accuracy) -> Tensor:
         """The tensors; keeps the fields."""
         e, solved, _ = cell.solve(moduli, accuracy)
+        e.masked_fill_(~solved.view(-1, *(1,) * (e.ndim - 2)), torch.nan)
         flat = e.flatten(3)
         weighted = cell.stiffness(moduli).flatten(3) * flat
         found = (weighted @ flat.mT).sum(0) / flat.shape[-1]
-        found = torch.where(solved[:, None, None], found, torch.nan)
-        ctx.save_for_backward(moduli, torch.where(solved.view(-1, *(1,) * (e.ndim - 2)), e, torch.nan))
+        ctx.save_for_backward(moduli, e)
         ctx.cell = cell
         return found
 
