@@ -22,6 +22,7 @@ ALL = (
     "gradient_free",
     "keeping",
     "peers",
+    "homogenisation",
 )
 
 

@@ -291,6 +291,7 @@ class ObjectiveConfig(PluginConfig):
 
     slot: ClassVar[str] = "objectives"
     across_rows: ClassVar[bool] = False  # whether a row's number depends on the other rows of its target
+    waits_for_device: ClassVar[bool] = False  # whether it reads tensors on the host, as a solver that stops early does
 
     goal: Goal = "minimize"
     weight: float = Field(default=1.0, ge=0)

@@ -1,0 +1,97 @@
+"""Objectives that need a solve: phases, how a graded design mixes them, accuracy, and the range of what is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from latentopt import Candidates, Decoder, Objective
+from latentopt_materials.designs import MaterialObjective
+from latentopt_materials.homogenise import effective
+from latentopt_materials.laws import Law
+from latentopt_materials.solver import Accuracy
+
+Positive = Annotated[float, Field(gt=0)]
+_LEAST_TOLERANCE = 1e-6  # of float32: its rounding is of this size at a contrast of 1000 (README)
+_POINTS = 101  # of a bound's curve
+
+
+class Measure(NamedTuple):
+    """A number from an effective tensor: the loads to solve for, `(L, unit loads)`, and `(N, L, L)` to `(N,)`."""
+
+    loads: Tensor
+    number: Callable[[Tensor], Tensor]
+
+
+class EffectiveObjective(MaterialObjective):
+    """Base of effective properties.
+
+    `exponent` p: a pixel of volume fraction c has the modulus m0 + (m1 - m0) c^p of its phases (black, white). 1 is the
+    arithmetic mean, the most that a fine mixture can have; above 1 grey pays less than its share (SIMP, Bendsoe 1989).
+    `tolerance`: the most by which a solved row's diagonal entries may be off, as a share, from the grid's own value; a bound,
+    not an estimate. The gradient is off by about its root. Rows that do not get there in `iterations` are NaN: the run drops
+    and counts them. `precision` is that of the solve.
+    """
+
+    waits_for_device: ClassVar[bool] = True  # once every four iterations: rows that are solved leave
+
+    exponent: float = Field(default=1.0, ge=1, le=10)
+    tolerance: float = Field(default=1e-4, gt=0, le=0.1)
+    iterations: int = Field(default=1000, ge=1, le=100_000)
+    precision: Literal["float32", "float64"] = "float32"
+
+    @model_validator(mode="after")
+    def _reachable(self) -> EffectiveObjective:
+        if self.precision == "float32" and self.tolerance < _LEAST_TOLERANCE:
+            raise ValueError(
+                f"float32 reaches a tolerance of {_LEAST_TOLERANCE:g}, got {self.tolerance:g}: set precision: float64"
+            )
+        return self
+
+    def law(self, dim: int) -> Law:
+        """The local law on grids of so many axes."""
+        raise NotImplementedError
+
+    def moduli(self, dim: int) -> Tensor:
+        """The phases' moduli `(P, 2)`, black and white, float64."""
+        raise NotImplementedError
+
+    def measured(self, dim: int) -> Measure:
+        """What is measured. Raises `ConfigError` where there is no such thing in `dim` dimensions."""
+        raise NotImplementedError
+
+    def tensors(self, designs: Tensor, loads: Tensor | None = None) -> Tensor:
+        """The effective tensors of designs `(N, 1, *grid)`, `(N, L, L)`; all unit loads by default. Differentiable."""
+        fraction = self.fractions(designs).to(getattr(torch, self.precision))
+        fraction = fraction if self.exponent == 1 else fraction**self.exponent
+        law, phases = self.law(fraction.ndim - 1), self.moduli(fraction.ndim - 1).to(fraction)
+        black, white = phases.view(1, *phases.shape, *(1,) * law.dim).unbind(2)
+        moduli = torch.lerp(black, white, fraction.unsqueeze(1))
+        accuracy = Accuracy(self.tolerance, self.iterations)
+        return effective(moduli, law, loads=loads, reference=phases.amin(1).double().cpu(), accuracy=accuracy)
+
+    def build(self, decoder: Decoder) -> Objective:
+        measure = self.measured(len(self.grid_of(decoder)))
+
+        def value(c: Candidates) -> Tensor:
+            return measure.number(self.tensors(c.designs, measure.loads)).to(c.latents.dtype)
+
+        return value
+
+    def curves(self, fraction: Tensor, dim: int) -> dict[str, Tensor]:
+        """What is possible at these volume fractions of the white phase, by name."""
+        return {}
+
+    def bounds(self, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """The same as curves over the volume fraction, each `(axis (K,), value (K,))`."""
+        axis = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
+        return {name: (axis.float(), value.float()) for name, value in self.curves(axis, dim).items()}
+
+
+def named(lower_and_upper: tuple[Tensor, Tensor], lower: str, upper: str) -> dict[str, Tensor]:
+    """A pair of bounds by name."""
+    return {lower: lower_and_upper[0], upper: lower_and_upper[1]}

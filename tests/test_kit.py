@@ -1,0 +1,58 @@
+"""The conformance kit's own rules: what it refuses, and what may be declared."""
+
+from typing import ClassVar, Literal
+
+import pytest
+from _pytest.outcomes import Failed
+
+from latentopt import ObjectiveConfig
+from latentopt.testing import ObjectiveConformance
+
+
+class Solver(ObjectiveConfig):
+    """Halves a number until it is small, and looks at it on the host each time."""
+
+    kind: Literal["solver"] = "solver"
+
+    def build(self, decoder):
+        def value(c):
+            rest_M = c.designs.flatten(1).mean(1)
+            while float(rest_M.detach().abs().max()) > 0.1:
+                rest_M = rest_M / 2
+            return rest_M
+
+        return value
+
+
+class PatientSolver(Solver):
+    """The same, and says so."""
+
+    kind: Literal["patient_solver"] = "patient_solver"
+    waits_for_device: ClassVar[bool] = True
+
+
+class Kit(ObjectiveConformance):
+    """Not collected: called below."""
+
+    __test__ = False
+
+
+def kit(config):
+    """The kit for a config."""
+    return type("Mine", (Kit,), {"config": config})()
+
+
+def test_an_objective_that_reads_the_host_is_refused():
+    with pytest.raises(Failed, match="a host sync: a tensor's value was read in Python"):
+        kit(Solver()).test_gradients_reach_their_own_row_without_a_host_sync()
+
+
+def test_one_that_says_so_is_not_and_its_gradients_are_still_checked():
+    kit(PatientSolver()).test_gradients_reach_their_own_row_without_a_host_sync()
+
+    class Leaky(PatientSolver):
+        def build(self, decoder):
+            return lambda c: c.designs.flatten(1).mean(1) - c.designs.mean()
+
+    with pytest.raises(AssertionError):
+        kit(Leaky()).test_gradients_reach_their_own_row_without_a_host_sync()
