@@ -19,7 +19,7 @@ from latentopt_airfoils.outlines import NUMBERS
 
 Size = Literal["medium", "xlarge", "xxlarge"]
 _INPUTS, _OUTPUTS = 25, 6
-_LEAST, _MOST, _STEPS, _SLOPE = -12.0, 20.0, 10, 0.02  # degrees; steps of Newton's method; least slope, per degree
+_LEAST, _MOST, _STEPS, _SLOPE = -12.0, 20.0, 8, 0.02  # degrees; steps of Newton's method; least slope, per degree
 _STRIDE = 5.0  # degrees: the longest step
 REACHED = 1e-4  # how near a lift coefficient must be to the one that was asked for
 
@@ -137,7 +137,7 @@ class NeuralFoil:
     def alpha_for(self, designs: Tensor, lift: float, flow: Flow = Flow()) -> Tensor:  # noqa: B008  # immutable
         """The angle of attack in degrees at which each design has this lift coefficient, `(N,)`; NaN where none was found.
 
-        Ten steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where the
+        Eight steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where the
         lift coefficient then is within 1e-4. Differentiable once in the designs, by the implicit function theorem: the
         steps are taken without gradients, and one more with them.
         """
