@@ -92,10 +92,16 @@ def measure(encoder: AirfoilEncoder, decoder: AirfoilDecoder, seen: Tensor, numb
     return {
         "airfoils": len(numbers),
         "outline_variance_kept": float(1 - error.square().mean() / spread),
-        "outline_error_chords": {"median": share(error, 50)[0], "p90": share(error, 90)[0], "largest": share(error, 100)[0]},
+        "outline_error_chords": {
+            "median": share(error, 50)[0],
+            "p90": share(error, 90)[0],
+            "largest": share(error, 100)[0],
+        },
         "at_alpha_4_reynolds_1e6": {
             "lift_error": dict(zip(("median", "p90"), share((made.lift - real.lift).abs(), 50, 90), strict=True)),
-            "relative_drag_error": dict(zip(("median", "p90"), share((made.drag / real.drag - 1).abs(), 50, 90), strict=True)),
+            "relative_drag_error": dict(
+                zip(("median", "p90"), share((made.drag / real.drag - 1).abs(), 50, 90), strict=True)
+            ),
         },
         "active_dimensions": int((kl > 0.05).sum()),
         "code_std": [round(value, 3) for value in codes.std(0).tolist()],
@@ -105,7 +111,9 @@ def measure(encoder: AirfoilEncoder, decoder: AirfoilDecoder, seen: Tensor, numb
             "surfaces_cross": int((thickness(draws)[:, 3:-3].amin(1) < 0).sum()),
             "confidence": dict(zip(("p5", "median"), share(net.at(draws, 4.0).confidence, 5, 50), strict=True)),
             "confidence_of_real": dict(zip(("p5", "median"), share(net.at(seen, 4.0).confidence, 5, 50), strict=True)),
-            "distance_to_real_chords": dict(zip(("median", "p95"), share(nearest_real(draws).distance, 50, 95), strict=True)),
+            "distance_to_real_chords": dict(
+                zip(("median", "p95"), share(nearest_real(draws).distance, 50, 95), strict=True)
+            ),
         },
     }
 

@@ -10,7 +10,9 @@ from latentopt_airfoils.decoders import Airfoils
 from latentopt_airfoils.geometry import AirfoilShape, DistanceToReal
 from latentopt_airfoils.known import Nearest, nearest_real
 from latentopt_airfoils.neuralfoil import Flow, NeuralFoil
+from latentopt_airfoils.opinions import Opinion, opinion
 from latentopt_airfoils.outlines import outline
+from latentopt_airfoils.polarplots import polars
 from latentopt_airfoils.published import RealAirfoils, real
 
 __all__ = [
@@ -21,9 +23,12 @@ __all__ = [
     "Flow",
     "Nearest",
     "NeuralFoil",
+    "Opinion",
     "RealAirfoils",
     "nearest_real",
+    "opinion",
     "outline",
+    "polars",
     "real",
 ]
 

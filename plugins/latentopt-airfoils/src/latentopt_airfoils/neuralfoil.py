@@ -8,8 +8,9 @@ use are computed. All of it is the opinion of a surrogate of a panel method, not
 from __future__ import annotations
 
 import math
+import weakref
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +49,9 @@ class Flow(NamedTuple):
 class NeuralFoil:
     """One of NeuralFoil's networks, on one device and in one precision."""
 
-    def __init__(self, size: Size = "xlarge", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, size: Size = "xlarge", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ):
         found = published.arrays(f"neuralfoil/nn-{size}.npz")
         count = len(found) // 2
         self.weights = [found[f"net.{2 * i}.weight"].to(device, dtype) for i in range(count)]
@@ -62,6 +65,7 @@ class NeuralFoil:
         self.other_way = torch.tensor([*range(8, 16), *range(8), *range(16, 23), 24, 23], device=device)
         self.signs = torch.ones(_INPUTS, device=device, dtype=dtype)
         self.signs[[*range(17), 18]] = -1
+        self._last: tuple[Any, Any, tuple[Tensor, Tensor]] | None = None
         self.signs_out = torch.tensor([1.0, -1, 1, -1, 1, 1], device=device, dtype=dtype)
 
     # ------------------------------------------------------------------ inputs
@@ -134,13 +138,14 @@ class NeuralFoil:
         lift, slope = (upright - turned) / 4  # the mean of both ways up, halved
         return lift, torch.deg2rad(slope)
 
-    def alpha_for(self, designs: Tensor, lift: float, flow: Flow = Flow()) -> Tensor:  # noqa: B008  # immutable
-        """The angle of attack in degrees at which each design has this lift coefficient, `(N,)`; NaN where none was found.
+    def _solved(self, designs: Tensor, lift: float, flow: Flow) -> tuple[Tensor, Tensor]:
+        """The angles, NaN where none was found, and the slope of lift there, both `(N,)`, without gradients.
 
-        Eight steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where the
-        lift coefficient then is within 1e-4. Differentiable once in the designs, by the implicit function theorem: the
-        steps are taken without gradients, and one more with them.
+        Several objectives of one problem ask this of one and the same tensor, so the last answer is kept.
         """
+        key = None if designs.is_inference() else (designs._version, lift, flow)
+        if self._last is not None and self._last[0]() is designs and self._last[1] == key and key is not None:
+            return self._last[2]
         with torch.no_grad():
             fixed = designs.detach()
             alpha_N = torch.zeros_like(fixed[:, 0])
@@ -149,8 +154,18 @@ class NeuralFoil:
                 step = ((lift - found) / slope.clamp(min=_SLOPE)).clamp(-_STRIDE, _STRIDE)
                 alpha_N = (alpha_N + step).clamp(_LEAST, _MOST)
             found, slope = self._lift_and_slope(fixed, alpha_N, flow)
-            reached = (found - lift).abs() < REACHED
-            alpha_N = torch.where(reached, alpha_N, torch.nan)
+            answer = torch.where((found - lift).abs() < REACHED, alpha_N, torch.nan), slope
+        self._last = (weakref.ref(designs), key, answer)
+        return answer
+
+    def alpha_for(self, designs: Tensor, lift: float, flow: Flow = Flow()) -> Tensor:  # noqa: B008  # immutable
+        """The angle of attack in degrees at which each design has this lift coefficient, `(N,)`; NaN where none was found.
+
+        Eight steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where the
+        lift coefficient then is within 1e-4. Differentiable once in the designs, by the implicit function theorem: the
+        steps are taken without gradients, and one more with them.
+        """
+        alpha_N, slope = self._solved(designs, lift, flow)
         if not designs.requires_grad:
             return alpha_N
         again, _ = self._lift_and_slope(designs, alpha_N, flow)
