@@ -3,8 +3,9 @@
     python plugins/latentopt-airfoils/scripts/train.py          # 15 seconds; after scripts/make_table.py
 
 A variational auto-encoder (Kingma and Welling 2014) of CST numbers with a Gaussian likelihood on outlines: an error counts
-as the root mean square distance of outlines, not as that of the numbers, of which some hardly move the outline. Its standard
-deviation is 0.0002 chords, of the order of the fits' own error. Trained on nine real airfoils in ten; figures are of the tenth.
+as the root mean square distance of outlines, not as that of the numbers, of which some hardly move the outline. Its
+standard deviation is 0.0002 chords, of the order of the fits' own error. Trained on nine real airfoils in ten; figures are
+of the tenth.
 """
 
 from __future__ import annotations

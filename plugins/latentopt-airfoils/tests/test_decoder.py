@@ -39,7 +39,7 @@ def test_draws_from_its_prior_are_airfoils():
     thick = AirfoilShape().of(draws)
     crossed = AirfoilShape(quantity="thinnest").of(draws) < 0
     assert crossed.float().mean() < 0.02
-    assert 0.02 < float(thick.amin())
+    assert float(thick.amin()) > 0.02
     assert float(thick.amax()) < 0.4
     assert float(draws[:, 17].amin()) >= 0
 
@@ -47,7 +47,7 @@ def test_draws_from_its_prior_are_airfoils():
 def test_the_table_holds_distinct_airfoils_with_names():
     known = real()
     assert len(known.names) == len(set(known.names)) == len(known.numbers) > 1800
-    assert {"naca0012", "naca4412", "e216", "clarky"} <= set(known.names)
+    assert {"n0012", "naca4412", "e216", "clarky"} <= set(known.names)
     assert torch.isfinite(known.numbers).all()
     assert 0.09 < known.held_out.float().mean() < 0.11
 
@@ -55,7 +55,7 @@ def test_the_table_holds_distinct_airfoils_with_names():
 def test_the_table_is_what_the_fit_gives():
     aerosandbox = pytest.importorskip("aerosandbox")
     known = real()
-    for name in ("naca0012", "e216", "fx76mp120", "clarky"):
+    for name in ("n0012", "e216", "fx76mp120", "clarky"):
         airfoil = (
             aerosandbox.Airfoil(name).normalize().to_kulfan_airfoil(n_weights_per_side=8, normalize_coordinates=False)
         )

@@ -17,9 +17,9 @@ _BLOCK = 2048  # rows whose distances to all real airfoils are held at once
 
 
 class Nearest(NamedTuple):
-    """The nearest real airfoil of N designs: its index `(N,)`, its name, and how far it is `(N,)`, in chords."""
+    """The nearest real airfoil of N designs: its row in the table `(N,)`, its name, and how far it is `(N,)`, in chords."""
 
-    index: Tensor
+    rows: Tensor
     names: list[str]
     distance: Tensor
 
@@ -55,7 +55,7 @@ def distance_to(designs: Tensor, index: Tensor) -> Tensor:
 
 
 def nearest_real(designs: Tensor) -> Nearest:
-    """The nearest real airfoil of each design `(N, 18)`, by the root mean square distance of outlines. Raises `ShapeError`."""
+    """The nearest real airfoil of each design `(N, 18)`, by the distance of outlines. Raises `ShapeError`."""
     designs = as_designs(designs)
     index = nearest_index(designs)
     names = published.real().names

@@ -117,9 +117,9 @@ class NeuralFoil:
     # ------------------------------------------------------------------ at a given lift
 
     def _lift_and_slope(self, designs: Tensor, alpha_N: Tensor, flow: Flow) -> tuple[Tensor, Tensor]:
-        """The lift coefficient and its derivative to the angle of attack, per degree, both `(N,)`; by forward differentiation.
+        """The lift coefficient and its derivative to the angle of attack, per degree, both `(N,)`.
 
-        Written out, so that it works the same with and without gradients.
+        Forward differentiation written out, so that it works the same with and without gradients.
         """
         x = self.inputs(designs, alpha_N, flow)
         angle = torch.deg2rad(alpha_N)
@@ -161,8 +161,8 @@ class NeuralFoil:
     def alpha_for(self, designs: Tensor, lift: float, flow: Flow = Flow()) -> Tensor:  # noqa: B008  # immutable
         """The angle of attack in degrees at which each design has this lift coefficient, `(N,)`; NaN where none was found.
 
-        Eight steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where the
-        lift coefficient then is within 1e-4. Differentiable once in the designs, by the implicit function theorem: the
+        Eight steps of Newton's method from 0 degrees, of at most 5 degrees each, kept within -12 to 20 degrees; found where
+        the lift coefficient then is within 1e-4. Differentiable once in the designs, by the implicit function theorem: the
         steps are taken without gradients, and one more with them.
         """
         alpha_N, slope = self._solved(designs, lift, flow)

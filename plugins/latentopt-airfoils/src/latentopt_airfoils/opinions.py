@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,10 +59,10 @@ class Opinion:
         keeps = "" if self.feasible else " It breaks the run's constraints."
         farther = "no farther than" if self.distance <= self.ordinary else "farther than"
         return (
-            f"{self.quantity} {self.value:.4g}, where {best}: in the opinion of a surrogate, NeuralFoil {self.network}, at "
-            f"confidence {self.confidence:.2f}, and of no wind tunnel.{keeps} Its network {self.judge} says {self.second:.4g} "
-            f"(best real: {self.real_second:.4g}). The nearest real airfoil is {self.nearest}, {self.distance:.4f} chords away, "
-            f"{farther} 95 % of real ones are from their own nearest ({self.ordinary:.4f}). It lies {self.realism}."
+            f"{self.quantity} {self.value:.4g}, where {best}: in the opinion of a surrogate, NeuralFoil {self.network}, "
+            f"at confidence {self.confidence:.2f}, and of no wind tunnel.{keeps} Its network {self.judge} says "
+            f"{self.second:.4g} (best real: {self.real_second:.4g}). The nearest real airfoil is {self.nearest}, "
+            f"{self.distance:.4f} chords away, {farther} 95 % of real ones are from their own nearest ({self.ordinary:.4f}). It lies {self.realism}."
         )
 
 
@@ -124,7 +124,7 @@ def best_real(aim: Aero, constraints: list[Measured]) -> tuple[str | None, float
 
 def _configs(found: Any) -> list[Measured]:
     """The configs of this package among a run's objectives or constraints, as plain data."""
-    return [cast(Measured, _KINDS[one["kind"]].model_validate(one)) for one in found or [] if one.get("kind") in _KINDS]
+    return [_KINDS[one["kind"]].model_validate(one) for one in found or [] if one.get("kind") in _KINDS]
 
 
 def _by(config: Measured, judge: Size) -> Measured:
