@@ -59,9 +59,8 @@ def test_shapes_of_naca_sections_are_as_published():
     assert float(measure["thickness"].of(symmetric)) == pytest.approx(0.12, abs=5e-4)
     assert float(measure["camber"].of(symmetric)) == pytest.approx(0, abs=2e-4)
     assert float(measure["area"].of(symmetric)) == pytest.approx(0.685 * 0.12, rel=0.01)
-    assert float(measure["nose_radius"].of(symmetric)) == pytest.approx(
-        1.1019 * 0.12**2, rel=0.08
-    )  # the fit is of the whole outline
+    radius = 1.1019 * 0.12**2  # the fit is of the whole outline, and less good at the nose
+    assert float(measure["nose_radius"].of(symmetric)) == pytest.approx(radius, rel=0.08)
     assert float(measure["camber"].of(cambered)) == pytest.approx(0.04, abs=1e-3)
 
 
@@ -96,7 +95,7 @@ def test_the_metric_is_the_root_mean_square_distance_of_outlines():
 def test_real_airfoils_are_no_distance_from_themselves():
     found = nearest_real(real().numbers)
     assert float(found.distance.max()) < 1e-5
-    assert found.names[7] == real().names[found.index[7]]
+    assert found.names[7] == real().names[found.rows[7]]
 
 
 def test_the_nearest_is_the_nearest_of_all():

@@ -29,7 +29,7 @@ class Aero(ObjectiveConfig):
     lift between -12 and 20 degrees has no such figure, and its value is NaN, which ends a row.
 
     `reynolds` is by the chord. `n_crit` is the e^n method's amplification factor: 9 for an ordinary wind tunnel, 12 to 14 for
-    a glider in flight (XFoil's manual). `trip_upper` and `trip_lower` force transition at a place in chords; 1 leaves it free.
+    a glider in flight (XFoil's manual). `trip_upper` and `trip_lower` force transition at a place in chords; at 1 it is free.
     `network` is NeuralFoil's size of that name; its own default is `xlarge`. Incompressible.
 
     The figures are those of the PyPI package, which was fitted to XFoil's. Add `confidence` as a constraint of at least

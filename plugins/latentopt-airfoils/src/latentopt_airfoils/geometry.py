@@ -20,8 +20,8 @@ class AirfoilShape(ObjectiveConfig):
 
     `quantity`: the largest `thickness`; `thinnest`, the least thickness between 5 and 95 % of the chord, below 0 where the
     surfaces cross; `camber`, the mean line's height where it is farthest from the chord line, with its sign; `area` of the
-    section; `nose_radius`, of the leading edge: half the square of the mean first weight of both surfaces (Kulfan 2008, equation 9);
-    `trailing_edge`, its thickness. Measured at 101 places, dense at both edges.
+    section; `nose_radius`, of the leading edge: half the square of the mean first weight of both surfaces (Kulfan
+    2008); `trailing_edge`, its thickness. Measured at 101 places, dense at both edges.
     """
 
     kind: Literal["airfoil_shape"] = "airfoil_shape"

@@ -62,7 +62,8 @@ class Opinion:
             f"{self.quantity} {self.value:.4g}, where {best}: in the opinion of a surrogate, NeuralFoil {self.network}, "
             f"at confidence {self.confidence:.2f}, and of no wind tunnel.{keeps} Its network {self.judge} says "
             f"{self.second:.4g} (best real: {self.real_second:.4g}). The nearest real airfoil is {self.nearest}, "
-            f"{self.distance:.4f} chords away, {farther} 95 % of real ones are from their own nearest ({self.ordinary:.4f}). It lies {self.realism}."
+            f"{self.distance:.4f} chords away, {farther} 95 % of real ones are from their own nearest "
+            f"({self.ordinary:.4f}). It lies {self.realism}."
         )
 
 

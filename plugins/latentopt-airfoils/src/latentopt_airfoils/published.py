@@ -19,7 +19,7 @@ from latentopt import DecoderError, parse_weights
 
 @dataclass(frozen=True)
 class RealAirfoils:
-    """The known airfoils: `numbers (n, 18)`, float32; `names`, those of their files; `held_out (n,)`, which training never saw."""
+    """The known airfoils: `numbers (n, 18)`, float32; `names`, those of their files; `held_out (n,)`, not trained on."""
 
     numbers: Tensor
     names: tuple[str, ...]
