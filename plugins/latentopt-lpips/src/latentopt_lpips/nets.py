@@ -1,7 +1,7 @@
 """The two networks of LPIPS, AlexNet and VGG16 up to their fifth block, and the distance between their features.
 
-Zhang, Isola, Efros, Shechtman and Wang 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation
-1, in its version 0.1. Shapes: N pictures `(N, 3, H, W)`, with values from -1 to 1.
+Zhang, Isola, Efros, Shechtman and Wang 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+equation 1, in its version 0.1. Shapes: N pictures `(N, 3, H, W)`, with values from -1 to 1.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Features:
         self.weights = {name: value.to(device, dtype) for name, value in weights.items()}
         self.shift = torch.tensor(SHIFT, device=device, dtype=dtype)[:, None, None]
         self.scale = torch.tensor(SCALE, device=device, dtype=dtype)[:, None, None]
-        heads = [value for name, value in self.weights.items() if name.startswith("head.")]
+        heads = [self.weights[f"head.{i}"] for i in range(sum(layer.keep for layer in self.layers))]
         self.heads = [head.clamp(min=0).sqrt()[:, None, None] for head in heads]  # training keeps them at 0 and above
 
     def of(self, x: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Arrays out of a pickle without unpickling it: the opcodes are read as data, and nothing is ever called or imported.
 
-`pickletools.genops` splits a pickle into opcodes and runs nothing. Of these only the ones that nested dicts of NumPy arrays are
-made of are understood here, and the three names that NumPy writes stand for plain records. All else is an error.
+`pickletools.genops` splits a pickle into opcodes and runs nothing. Of these only the ones that nested dicts of NumPy arrays
+are made of are understood here, and the three names that NumPy writes stand for plain records. All else is an error.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _flat(found: Any, prefix: str, name: str) -> dict[str, NDArray[np.float32]]:
     if isinstance(found, _Array) and found.values is not None:
         return {prefix: found.values}
     if not isinstance(found, dict):
-        raise InputFileError(f"{name} holds a {type(found).__name__} at {prefix or 'its top'}, expected dicts of arrays")
+        raise InputFileError(
+            f"{name} holds a {type(found).__name__} at {prefix or 'its top'}, expected dicts of arrays"
+        )
     arrays: dict[str, NDArray[np.float32]] = {}
     for key, value in found.items():
         arrays |= _flat(value, f"{prefix}.{key}" if prefix else str(key), name)
@@ -112,7 +114,9 @@ class _Reader:
             state = stack.pop()
             self._fill(stack[-1], state)
         elif opcode != "PROTO":
-            raise InputFileError(f"{self.name} holds the pickle opcode {opcode}, which plain arrays do not need: not read")
+            raise InputFileError(
+                f"{self.name} holds the pickle opcode {opcode}, which plain arrays do not need: not read"
+            )
 
     def _since_mark(self) -> list[Any]:
         place = max(i for i, value in enumerate(self.stack) if value is _MARK)

@@ -71,8 +71,8 @@ def load(net: Net) -> dict[str, Tensor]:
 def _loaded(net: Net, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputFileError(
-            f"the weights of LPIPS's network {net!r} are not on this machine (looked for {path}): {REMEDY}, or set {FOLDER} to "
-            "the folder that has them"
+            f"the weights of LPIPS's network {net!r} are not on this machine (looked for {path}): {REMEDY}, or set {FOLDER} "
+            "to the folder that has them"
         )
     tensors = {name: value.to(torch.float32) for name, value in read_weights(path).tensors.items()}
     check(net, tensors, str(path))
