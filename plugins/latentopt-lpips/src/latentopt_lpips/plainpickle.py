@@ -48,12 +48,11 @@ def read_arrays(raw: bytes, name: str) -> dict[str, NDArray[np.float32]]:
     Raises `InputFileError` for anything else: other types, other objects, damaged or cut-off bytes.
     """
     try:
-        found = _Reader(name).read(raw)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, MemoryError) as error:
+        return _flat(_Reader(name).read(raw), "", name)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise InputFileError(
             f"{name} is no pickle of plain arrays, or is damaged ({type(error).__name__}: {error}): fetch it again"
         ) from None
-    return _flat(found, "", name)
 
 
 def _flat(found: Any, prefix: str, name: str) -> dict[str, NDArray[np.float32]]:
