@@ -25,16 +25,17 @@ class Nearest(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _points(device: torch.device) -> Tensor:
-    """The real airfoils where distances are those of outlines, `(n, 18)`, float64."""
-    return published.real().numbers.double().to(device) @ metric().T.to(device)
+def _on(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The real airfoils, the metric, and the airfoils where plain distances are those of outlines, `(n, 18)`."""
+    numbers, root = published.real().numbers.double(), metric()
+    return numbers.to(device, dtype), root.to(device, dtype), (numbers @ root.T).to(device, dtype)
 
 
 def nearest_index(designs: Tensor, *, but: Tensor | None = None) -> Tensor:
     """The index of the nearest real airfoil of each design `(N,)`; of `but (N,)`, where given, none is taken."""
     with torch.no_grad():
-        known = _points(designs.device)
-        points = designs.detach().double() @ metric().T.to(designs.device)
+        _, root, known = _on(designs.device, torch.float64)
+        points = designs.detach().double() @ root.T
         found = []
         for start in range(0, len(points), _BLOCK):
             part = points[start : start + _BLOCK]
@@ -48,10 +49,9 @@ def nearest_index(designs: Tensor, *, but: Tensor | None = None) -> Tensor:
 
 def distance_to(designs: Tensor, index: Tensor) -> Tensor:
     """How far each design's outline is from that of the real airfoil of this index `(N,)`: root mean square, in chords."""
-    root = metric().to(designs.device, designs.dtype)
-    other = published.real().numbers.to(designs.device, designs.dtype)[index]
+    numbers, root, _ = _on(designs.device, designs.dtype)
     # a millionth of a chord keeps the root's gradient finite where a design is a real airfoil
-    return (((designs - other) @ root.T).square().sum(1) + 1e-12).sqrt()
+    return (((designs - numbers[index]) @ root.T).square().sum(1) + 1e-12).sqrt()
 
 
 def nearest_real(designs: Tensor) -> Nearest:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from latentopt import ConfigError
 from latentopt_airfoils.known import as_designs
 from latentopt_airfoils.neuralfoil import Aero, Flow, Size, network
 from latentopt_airfoils.outlines import outline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which every kind of colour vision tells apart; and dashes for those who print in grey
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -40,6 +43,8 @@ def polars(
     Lines are faint where the network's confidence is below 0.9. Raises `ConfigError` for more than six designs, or a label
     too many or too few; `ShapeError` where they are no airfoils.
     """
+    from matplotlib.figure import Figure  # the plugin loads without it
+
     designs = as_designs(designs).float()
     if not 1 <= len(designs) <= len(_COLOURS):
         raise ConfigError(
