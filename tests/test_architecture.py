@@ -63,6 +63,7 @@ FLOORS = {
         "planning",
         "rehearsal",
         "starter",
+        "scaffold",
         "runtext",
         "api",
         "sizing",
