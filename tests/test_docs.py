@@ -1,5 +1,6 @@
 """The docs run: code in README.md and docs/ is executed, generated pages are up to date, links lead somewhere."""
 
+import contextlib
 import re
 import runpy
 import shlex
@@ -32,7 +33,6 @@ def blocks(page: Path, language: str) -> list[str]:
         "docs/report.md",
         "docs/runs.md",
         "docs/watching.md",
-        "docs/writing-a-plugin.md",
     ],
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
@@ -116,6 +116,30 @@ def test_the_page_on_plugins_shows_the_plugin_as_it_is():
     assert shown in real
     lines = [line for line in shown.splitlines() if line.strip()]
     assert len(lines) <= 18
+
+
+def test_the_page_on_plugins_begins_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line, *looked), *_ = (block.splitlines() for block in blocks(ROOT / "docs/writing-a-plugin.md", "sh"))
+    assert "latentopt plugins new" in line
+    assert "wrote " in shell(line)
+    assert [shell(one) + "\n" for one in looked] == blocks(ROOT / "docs/writing-a-plugin.md", "text")[:1]
+
+
+def test_the_page_on_plugins_shows_objectives_and_decoders_that_conform(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": "page"}
+    for number, block in enumerate(blocks(ROOT / "docs/writing-a-plugin.md", "python")):
+        exec(compile(block, f"page block {number}", "exec"), space)
+    kits = [one for name, one in space.items() if name.startswith("Test")]
+    assert len(kits) == 4
+    assert space["found"].best.feasible
+    for kit in kits:
+        checks = [name for name in dir(kit) if name.startswith("test_")]
+        assert len(checks) >= 3
+        for name in checks:
+            with contextlib.suppress(pytest.skip.Exception):
+                getattr(kit(), name)()
 
 
 def test_generated_pages_are_up_to_date():
