@@ -213,7 +213,10 @@ def resume(
 
     Args:
         folder: what `out` was.
-        decoder, objectives, constraints, measures: those that were given in Python, which no file can hold.
+        decoder: the one that was given in Python, which no file can hold.
+        objectives: likewise.
+        constraints: likewise.
+        measures: likewise.
         budget: a larger budget in place of the run's own.
         trust_code: whether the folder may name code, and files outside of it: give it to folders of your own.
         on_report: called with a `Report` as the run goes on.

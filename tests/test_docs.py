@@ -47,8 +47,10 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 
 
 def fenced(page):
-    """The fenced blocks of a page in their order: language, what else its first line says, text."""
-    return re.findall(r"^```(\w+) ?([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """The fenced blocks of a page in their order: what a comment in the line above says, language, text."""
+    return re.findall(
+        r"(?:^<!-- ([^\n]*) -->\n)?^```(\w+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
 
 
 def shell(line, code=0):
@@ -84,7 +86,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_vae", raising=False)
     space, said, ran = {"__name__": "page"}, "", []
     with torch.random.fork_rng():  # the training script seeds as such scripts do
-        for language, more, text in fenced(ROOT / "docs/tutorial.md"):
+        for more, language, text in fenced(ROOT / "docs/tutorial.md"):
             if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
                 Path(name[1]).write_text(text)
             elif language == "python":
@@ -93,7 +95,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
                 said = "".join(shell(line, code=2 if more == "fails" else 0) for line in text.splitlines())
                 ran += text.splitlines()
             elif language == "yaml":
-                edit(Path(more.removeprefix("edit=")), text)
+                edit(Path(more.removeprefix("edit ")), text)
             else:
                 assert text in said, "the page shows what was not said"
     assert [line.split()[1] for line in ran if line.startswith("latentopt")] == ["init", "run", "run", "run", "report"]
@@ -176,7 +178,9 @@ def test_config_files_shown_are_valid(page):
     from latentopt.config import make_config
     from latentopt.yamltext import parse_yaml
 
-    for block in blocks(page, "yaml"):
+    for more, language, block in fenced(page):
+        if language != "yaml" or more.startswith("edit "):
+            continue
         data = parse_yaml(block)
         if "task" in data and "decoder" in data and "pareto" not in data["task"]:
             make_config(data)
