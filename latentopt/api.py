@@ -475,5 +475,6 @@ class _Examples:
 
 
 examples = _Examples()
+"""Held-out designs that ship with decoders: `examples.digits()` gives `(n, *design_shape)`."""
 
 __all__ = ["Array", "examples", "interpolate", "load_decoder", "optimize", "run", "sample"]

@@ -503,7 +503,9 @@ def reproduce(
 # ---------------------------------------------------------------------- commands that look
 
 
-_plugins = typer.Typer(name="plugins", help="List what is installed, by plugin and slot; or begin a plugin of your own.")
+_plugins = typer.Typer(
+    name="plugins", help="List what is installed, by plugin and slot; or begin a plugin of your own."
+)
 app.add_typer(_plugins)
 
 

@@ -86,7 +86,9 @@ def _files(slot: str, words: dict[str, str]) -> dict[str, str]:
 def _slots(slot: str) -> str:
     """The name that the registry has for a slot. Raises `ConfigError`."""
     if slot not in SLOTS:
-        raise ConfigError(f"unknown slot {plain(slot, 40)!r}{suggest(slot, SLOTS)}; a plugin is one of {', '.join(SLOTS)}")
+        raise ConfigError(
+            f"unknown slot {plain(slot, 40)!r}{suggest(slot, SLOTS)}; a plugin is one of {', '.join(SLOTS)}"
+        )
     return SLOTS[slot]
 
 
@@ -100,7 +102,9 @@ def _checked_name(given: str) -> str:
             f"{plain(given, 40)!r}: try {likely or 'grain-size'!r}"
         )
     if len(name) > _LONGEST:
-        raise ConfigError(f"a plugin's name has at most {_LONGEST} letters, got {len(name)}: shorten {plain(name, 60)!r}")
+        raise ConfigError(
+            f"a plugin's name has at most {_LONGEST} letters, got {len(name)}: shorten {plain(name, 60)!r}"
+        )
     if parse_yaml(f"kind: {name}")["kind"] != name:
         raise ConfigError(f"{name!r} is no word in a run file, where it means {name} itself: choose another name")
     return name

@@ -146,7 +146,7 @@ def described(cls: type) -> str:
         begun = re.match(r"([a-z_0-9]+(?:, [a-z_0-9]+)*): ", line)
         if begun and {*begun[1].split(", ")} <= {*cls.model_fields}:  # type: ignore[attr-defined]
             names = ", ".join(f"`{name}`" for name in begun[1].split(", "))
-            lines += ([] if listing or not lines or not lines[-1] else [""]) + [f"- {names}: {line[begun.end():]}"]
+            lines += ([] if listing or not lines or not lines[-1] else [""]) + [f"- {names}: {line[begun.end() :]}"]
             listing = True
         elif listing and line.startswith("    "):
             lines.append(line[2:])
@@ -234,7 +234,9 @@ def api() -> str:
     listed = [name for names in API.values() for name in names.split()]
     wrong = sorted({*listed} ^ {*latentopt.__all__} - {"__version__"}) + [n for n in {*listed} if listed.count(n) > 1]
     if wrong:
-        raise ValueError(f"API in scripts/make_docs.py lists what is not public, not all of it, or twice: {', '.join(wrong)}")
+        raise ValueError(
+            f"API in scripts/make_docs.py lists what is not public, not all of it, or twice: {', '.join(wrong)}"
+        )
     lines = [
         "# Python API",
         "",

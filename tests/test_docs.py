@@ -48,9 +48,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 
 def fenced(page):
     """The fenced blocks of a page in their order: what a comment in the line above says, language, text."""
-    return re.findall(
-        r"(?:^<!-- ([^\n]*) -->\n)?^```(\w+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def shell(line, code=0):

@@ -56,7 +56,9 @@ def test_names_may_be_those_of_the_distribution_or_of_the_kind(tmp_path):
         assert said["folder"] == str(out)
         assert 'name = "latentopt-grain-size"' in (out / "pyproject.toml").read_text()
         assert "class GrainSizeSearch(SearchConfig)" in (out / "src/latentopt_grain_size/__init__.py").read_text()
-    assert json.loads(call("plugins", "--json", "new", "roughness", "--out", tmp_path / "r").stdout)["kind"] == "roughness"
+    assert (
+        json.loads(call("plugins", "--json", "new", "roughness", "--out", tmp_path / "r").stdout)["kind"] == "roughness"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,9 @@ def test_names_that_cannot_be(name, words, tmp_path, monkeypatch):
 def test_a_kind_is_taken_in_its_own_slot_only(tmp_path):
     call("plugins", "new", "mse", "--slot", "search", "--out", tmp_path / "mse")
     for name, slot in (("auto", "search"), ("mean", "sampler")):
-        with pytest.raises(lo.ConfigError, match=f"'{name}' among .* of a run file means something else: choose another"):
+        with pytest.raises(
+            lo.ConfigError, match=f"'{name}' among .* of a run file means something else: choose another"
+        ):
             scaffold.new_plugin(name, slot, tmp_path / name)
 
 

@@ -21,10 +21,19 @@ pytest.importorskip("material", reason="the extra 'docs' is not installed")
 pytest.importorskip("mkdocstrings", reason="the extra 'docs' is not installed")
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LOADED = re.compile(r"<(script|link|img|iframe|source|video|audio|object|embed)\b[^>]*?\b(?:src|href|data)=[\"']?([^\"' >]+)")
+LOADED = re.compile(
+    r"<(script|link|img|iframe|source|video|audio|object|embed)\b[^>]*?\b(?:src|href|data)=[\"']?([^\"' >]+)"
+)
 SIZES = [(390, 844), (1400, 900)]
 # A page of each sort: text and links, wide tables, long lines of code, signatures
-SHOWN = ["index.html", "performance.html", "writing-a-plugin.html", "configuration.html", "api.html", "decisions/index.html"]
+SHOWN = [
+    "index.html",
+    "performance.html",
+    "writing-a-plugin.html",
+    "configuration.html",
+    "api.html",
+    "decisions/index.html",
+]
 
 
 def run(*command, cwd):
@@ -63,6 +72,11 @@ def test_every_page_is_there_and_every_decision_in_the_navigation(site):
 
 def test_every_public_name_is_described(site):
     text = (site / "api.html").read_text()
+    import griffe
+
+    known = griffe.load("latentopt", search_paths=[str(ROOT)])
+    for name in set(latentopt.__all__) - {"__version__"}:
+        assert (known[name].final_target if known[name].is_alias else known[name]).docstring, f"{name} has no docstring"
     for name in set(latentopt.__all__) - {"__version__"}:
         assert f'id="latentopt.{name}"' in text, f"{name} is not on the page"
     assert "objectives whose goal is a bound that must hold" in text  # from the docstring of optimize
@@ -80,7 +94,9 @@ def test_pages_load_nothing_from_elsewhere(site):
         for address in loads_of(page):
             assert not re.match(r"([a-z]+:)?//", address), f"{page.name} loads {address}"
     for sheet in site.rglob("*.css"):
-        assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text()), f"{sheet.name} loads from elsewhere"
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text()), (
+            f"{sheet.name} loads from elsewhere"
+        )
 
 
 def test_no_fence_or_table_is_left_as_text(site):
@@ -184,9 +200,7 @@ def test_search_finds_words(browser, address):
     opened, wrong = visit(browser, f"{address}/index.html", SIZES[1])
     opened.locator("input[name=query]").click()
     opened.keyboard.type("conformance kit")
-    found = opened.locator(".md-search-result__link").first
-    found.wait_for()
-    assert "writing-a-plugin" in found.get_attribute("href")
+    opened.locator(".md-search-result__link[href*='writing-a-plugin']").first.wait_for()
     assert wrong == []
     opened.context.close()
 
