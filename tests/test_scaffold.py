@@ -181,7 +181,8 @@ def call(*words):
     return json.loads(found.stdout)
 
 kinds = sys.argv[1:]
-print(json.dumps({"listed": call("plugins", "--json"), "runs": {kind: call("run", kind + ":demo", "--json") for kind in kinds}}))
+runs = {kind: call("run", kind + ":demo", "--json") for kind in kinds}
+print(json.dumps({"listed": call("plugins", "--json"), "runs": runs}))
 """
 
 

@@ -38,7 +38,7 @@ SHOWN = [
 
 def run(*command, cwd):
     """What a command says, on both streams; it must succeed. Nothing that it asks for comes from another machine."""
-    closed = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {**os.environ, **closed, "NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"}
     done = subprocess.run(
         [str(one) for one in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -171,7 +171,7 @@ def visit(browser, page, size, scheme="light"):
     return opened, wrong
 
 
-SIDEWAYS = """() => [...document.querySelectorAll('article table, article pre, article p, article li, article h3')].filter(e => {
+SIDEWAYS = """() => [...document.querySelectorAll('article :is(table, pre, p, li, h3)')].filter(e => {
     const box = e.getBoundingClientRect();
     if (!box.width) return false;
     for (let up = e; up && up.tagName != 'ARTICLE'; up = up.parentElement)
