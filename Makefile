@@ -10,7 +10,7 @@ PACKAGES := plugins/latentopt-materials plugins/latentopt-airfoils plugins/laten
 # One thread: cores are often shared, and two threads can be several times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench soak fuzz clean
+.PHONY: demo test check docs bench soak fuzz clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -40,8 +40,12 @@ soak: $(VENV)/.ready
 fuzz: $(VENV)/.ready
 	LATENTOPT_FUZZ=100000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
+# The documentation as a site: site/index.html. (The variable silences an advertisement on stderr.)
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out site .cache

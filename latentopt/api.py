@@ -212,7 +212,10 @@ def resume(
 
     Args:
         folder: what `out` was.
-        decoder, objectives, constraints, measures: those that were given in Python, which no file can hold.
+        decoder: the one that was given in Python, which no file can hold.
+        objectives: likewise.
+        constraints: likewise.
+        measures: likewise.
         budget: a larger budget in place of the run's own.
         trust_code: whether the folder may name code, and files outside of it: give it to folders of your own.
         on_report: called with a `Report` as the run goes on.
@@ -483,5 +486,6 @@ class _Examples:
 
 
 examples = _Examples()
+"""Held-out designs that ship with decoders: `examples.digits()` gives `(n, *design_shape)`."""
 
 __all__ = ["Array", "examples", "interpolate", "load_decoder", "optimize", "run", "sample"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentopt.config import RunConfig
     from latentopt.terminal import Screen
 
-_DEBUG = "latentopt.debug"
+_DEBUG, _AS_JSON = "latentopt.debug", "latentopt.json"
 _INTERRUPTED = 130  # 128 + the signal's number, as shells expect
 
 
@@ -504,18 +504,51 @@ def reproduce(
 # ---------------------------------------------------------------------- commands that look
 
 
-@app.command()
-def plugins(as_json: Json = False, debug: Debug = False) -> None:
-    """List what is installed, by plugin and slot."""
+_plugins = typer.Typer(
+    name="plugins", help="List what is installed, by plugin and slot; or begin a plugin of your own."
+)
+app.add_typer(_plugins)
+
+
+@_plugins.callback(invoke_without_command=True)
+def plugins(ctx: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
+    """List what is installed, by plugin and slot; or begin a plugin of your own."""
+    if ctx.invoked_subcommand is not None:
+        ctx.meta[_AS_JSON] = as_json
+        return
     from latentopt import terminal
     from latentopt.registry import installed
+    from latentopt.shipped import names_of
 
     screen, found = _screen(as_json), installed().plugins
+    runs = {plugin.name: names_of(plugin.name, plugin.module) for plugin in found}
     if as_json:
         keep = ("name", "distribution", "version", "module", "kinds")
-        screen.document([{name: getattr(plugin, name) for name in keep} for plugin in found])
+        screen.document([{name: getattr(one, name) for name in keep} | {"runs": runs[one.name]} for one in found])
     else:
-        terminal.show_plugins(screen, found)
+        terminal.show_plugins(screen, found, runs)
+
+
+@_plugins.command("new")
+def plugins_new(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What it is called: small letters, words joined by hyphens.")],
+    slot: Annotated[
+        str, typer.Option(help="What it adds: an objective, sampler, interpolator, search or decoder.")
+    ] = "objective",
+    out: Annotated[Path | None, typer.Option(help="The new folder. Default: latentopt-NAME.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a plugin that works as it is, with its tests, to be made your own: docs/writing-a-plugin.md."""
+    from latentopt.scaffold import new_plugin
+
+    screen, files = _screen(as_json or ctx.meta[_AS_JSON]), new_plugin(name, slot, out)
+    for path in files:
+        screen.say(f"wrote {path}")
+    folder, kind = files[0].parent, files[-1].stem.removeprefix("test_")
+    screen.say(f"next  pip install -e '{folder}[dev]' && pytest {folder} && latentopt run {kind}:demo")
+    screen.document({"folder": folder, "kind": kind, "files": files})
 
 
 @app.command()

@@ -54,8 +54,8 @@ class Decoder:
             floating-point ones take the decoder's precision.
         output: which part of a tuple (a number) or dict or object (a name) is the design.
         encoder_output: the same for the encoder.
-        device, dtype: where a callable without parameters wants its latents, and in what precision; modules are asked
-            themselves.
+        device: where a callable without parameters wants its latents; modules are asked themselves.
+        dtype: in what precision it wants them; likewise.
         block_rows: how many rows are decoded at once; `None` chooses by the design's size (docs/performance.md).
         value_range: what black and white of a picture are for this decoder, `(0, 1)` or for example `(-1, 1)`.
         name: what results and errors call it.

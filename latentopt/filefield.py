@@ -17,3 +17,4 @@ def saved_path(path: Path, info: SerializationInfo) -> str:
 
 
 FilePath = Annotated[Path, AfterValidator(path_of), PlainSerializer(saved_path, when_used="json")]
+"""The type of config fields that name a file: relative to the config's own, and in its folder in a received config."""

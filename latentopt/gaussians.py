@@ -186,6 +186,7 @@ PriorChoice = Annotated[
     BeforeValidator(lambda value: named(value, _PRIORS, "prior")),
     AlsoNames(_PRIORS),
 ]
+"""The type of config fields that hold a prior: its name, dict or config."""
 
 
 def _check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:

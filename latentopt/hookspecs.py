@@ -10,6 +10,7 @@ from latentopt.interfaces import DecoderConfig, InterpolatorConfig, ObjectiveCon
 
 hookspec = pluggy.HookspecMarker("latentopt")
 hookimpl = pluggy.HookimplMarker("latentopt")
+"""Marks a function of a plugin as one of the hooks."""
 
 
 @hookspec

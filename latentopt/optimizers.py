@@ -97,6 +97,7 @@ class AskTellOptimizers(Protocol):
 
 MakeOne = Callable[[int, int], AskTellOptimizer]
 PruneAll = Callable[[int, Floats, Sequence[int]], NDArray[np.bool_]]
+"""Says which points go on, `(n,)`: asked with a rung, their merits there, and how many of them each target has."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,10 @@ def reproduce(
 
     Args:
         source: the folder of a run, or a PNG that was drawn into one.
-        decoder, objectives, constraints, measures: those that were given in Python, which no file can hold.
+        decoder: the one that was given in Python, which no file can hold.
+        objectives: likewise.
+        constraints: likewise.
+        measures: likewise.
         out: a new folder to keep the second run in.
         trust_code: whether the source may name code, and files outside of it: give it to runs of your own.
         on_report: called with a `Report` as the run goes on.

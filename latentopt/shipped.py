@@ -40,3 +40,8 @@ def runs_of(module: str) -> dict[str, Path]:
     spec = importlib.util.find_spec(module.partition(".")[0])
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     return {path.stem: path for folder in folders for path in sorted(Path(folder, FOLDER).glob(f"*{ENDING}"))}
+
+
+def names_of(plugin: str, module: str) -> list[str]:
+    """The runs of a plugin as `latentopt run` takes them, such as "materials:demo"; `module` is its entry point."""
+    return [f"{plugin}:{name}" for name in runs_of(module.partition(":")[0])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,12 +155,14 @@ def show_notes(screen: Screen, notes: Sequence[str]) -> None:
         screen.say(f"note     {note}")
 
 
-def show_plugins(screen: Screen, plugins: Sequence[PluginInfo]) -> None:
-    """Installed plugins, and the kinds that each adds to each slot."""
+def show_plugins(screen: Screen, plugins: Sequence[PluginInfo], runs: Mapping[str, Sequence[str]]) -> None:
+    """Installed plugins, the kinds that each adds to each slot, and the runs that it ships by the plugin's name."""
     table = new_table("plugin", "distribution", "version", "module", "slot", "kinds")
     for plugin in plugins:
         about = [plugin.name, plugin.distribution, plugin.version, plugin.module]
         slots = [(slot, ", ".join(kinds)) for slot, kinds in plugin.kinds.items() if kinds]
+        if runs.get(plugin.name):
+            slots.append(("runs", ", ".join(runs[plugin.name])))
         for slot, kinds in slots or [("", "nothing" if not plugin.error else "failed: see latentopt doctor")]:
             table.add_row(*about, slot, kinds)
             about = [""] * 4

@@ -75,6 +75,7 @@ def _outside(text: str, info: ValidationInfo) -> str:
 
 
 Outside = Annotated[str, AfterValidator(_outside)]
+"""The type of config fields that name what is opened or written to, such as a database: refused in received configs."""
 
 
 def _short(text: str) -> str:

@@ -64,6 +64,7 @@ FLOORS = {
         "planning",
         "rehearsal",
         "starter",
+        "scaffold",
         "runtext",
         "api",
         "sizing",

@@ -1,5 +1,6 @@
 """The docs run: code in README.md and docs/ is executed, generated pages are up to date, links lead somewhere."""
 
+import contextlib
 import re
 import runpy
 import shlex
@@ -32,7 +33,6 @@ def blocks(page: Path, language: str) -> list[str]:
         "docs/report.md",
         "docs/runs.md",
         "docs/watching.md",
-        "docs/writing-a-plugin.md",
     ],
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
@@ -47,8 +47,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 
 
 def fenced(page):
-    """The fenced blocks of a page in their order: language, what else its first line says, text."""
-    return re.findall(r"^```(\w+) ?([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """The fenced blocks of a page in their order: what a comment in the line above says, language, text."""
+    return re.findall(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def shell(line, code=0):
@@ -84,7 +84,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_vae", raising=False)
     space, said, ran = {"__name__": "page"}, "", []
     with torch.random.fork_rng():  # the training script seeds as such scripts do
-        for language, more, text in fenced(ROOT / "docs/tutorial.md"):
+        for more, language, text in fenced(ROOT / "docs/tutorial.md"):
             if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
                 Path(name[1]).write_text(text)
             elif language == "python":
@@ -93,7 +93,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
                 said = "".join(shell(line, code=2 if more == "fails" else 0) for line in text.splitlines())
                 ran += text.splitlines()
             elif language == "yaml":
-                edit(Path(more.removeprefix("edit=")), text)
+                edit(Path(more.removeprefix("edit ")), text)
             else:
                 assert text in said, "the page shows what was not said"
     assert [line.split()[1] for line in ran if line.startswith("latentopt")] == ["init", "run", "run", "run", "report"]
@@ -116,6 +116,30 @@ def test_the_page_on_plugins_shows_the_plugin_as_it_is():
     assert shown in real
     lines = [line for line in shown.splitlines() if line.strip()]
     assert len(lines) <= 18
+
+
+def test_the_page_on_plugins_begins_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line, *looked), *_ = (block.splitlines() for block in blocks(ROOT / "docs/writing-a-plugin.md", "sh"))
+    assert "latentopt plugins new" in line
+    assert "wrote " in shell(line)
+    assert [shell(one) + "\n" for one in looked] == blocks(ROOT / "docs/writing-a-plugin.md", "text")[:1]
+
+
+def test_the_page_on_plugins_shows_objectives_and_decoders_that_conform(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": "page"}
+    for number, block in enumerate(blocks(ROOT / "docs/writing-a-plugin.md", "python")):
+        exec(compile(block, f"page block {number}", "exec"), space)
+    kits = [one for name, one in space.items() if name.startswith("Test")]
+    assert len(kits) == 4
+    assert space["found"].best.feasible
+    for kit in kits:
+        checks = [name for name in dir(kit) if name.startswith("test_")]
+        assert len(checks) >= 3
+        for name in checks:
+            with contextlib.suppress(pytest.skip.Exception):
+                getattr(kit(), name)()
 
 
 def test_generated_pages_are_up_to_date():
@@ -152,7 +176,9 @@ def test_config_files_shown_are_valid(page):
     from latentopt.config import make_config
     from latentopt.yamltext import parse_yaml
 
-    for block in blocks(page, "yaml"):
+    for more, language, block in fenced(page):
+        if language != "yaml" or more.startswith("edit "):
+            continue
         data = parse_yaml(block)
         if "task" in data and "decoder" in data and "pareto" not in data["task"]:
             make_config(data)

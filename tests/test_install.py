@@ -63,6 +63,7 @@ def test_the_wheel_holds_both_packages_the_weights_and_their_licence(wheels):
     for wanted in (
         "latentopt/cli.py",
         "latentopt/py.typed",
+        "latentopt/plugin_template/search.py.txt",
         "latentopt_std/adam.py",
         "latentopt_std/data/digits.safetensors",
         "latentopt_std/data/digits.json",
