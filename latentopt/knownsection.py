@@ -107,7 +107,8 @@ def _sentences(result: Result) -> Iterator[str]:
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
         broken = f", and breaks the constraints by {number(one.violation)}" if one.violation > 0 else ""
-        yield f"the best of {one.name} has the loss {number(one.loss)}{broken}"
+        called = f", {one.design}," if one.design else ""
+        yield f"the best of {one.name}{called} has the loss {number(one.loss)}{broken}"
     for each in known.between(result, best, given):
         bounds = ", ".join(f"{name} {number(value)}" for name, value in each.bounds.items())
         yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}"

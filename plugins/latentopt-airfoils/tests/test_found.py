@@ -27,7 +27,8 @@ def test_the_runs_find_better_airfoils_than_the_best_real_one(found, name, sign,
     assert judged.confidence >= 0.9
     assert sign * (judged.value / judged.real_value - 1) > gain
     assert sign * (judged.second / judged.real_second - 1) > gain - 0.03  # a larger network thinks so too
-    assert judged.distance == pytest.approx(result.best.terms["distance_to_real"], abs=1e-6)
+    assert judged.distance == pytest.approx(result.best.measures["distance_to_real"], abs=1e-6)
+    assert judged.second == pytest.approx(result.best.measures["second_opinion"], rel=1e-4)
     assert judged.distance < judged.ordinary
     assert float(AirfoilShape(quantity="thinnest").of(result.best.design[None])) > 0
 

@@ -122,7 +122,6 @@ def test_a_lift_out_of_reach_is_no_number():
 # ---------------------------------------------------------------------- known designs
 
 
-@pytest.mark.skipif("Reference" not in lo.__all__, reason="this latentopt knows no references")
 @pytest.mark.parametrize(
     "config",
     [
@@ -137,6 +136,7 @@ def test_real_airfoils_are_the_known_designs(config):
     designs = real().numbers[:3]
     found = config.reference(designs)
     axis, values = found.known[set_name()]
+    assert found.names[set_name()] == real().names
     assert set_name() == f"{len(real().names):,} real airfoils"
     assert len(axis) == len(values) == len(real().names)
     assert torch.allclose(found.of_N, axis[:3])

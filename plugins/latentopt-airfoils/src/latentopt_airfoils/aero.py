@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Candidates, Decoder, Objective, ObjectiveConfig
+from latentopt import Candidates, Decoder, Objective, ObjectiveConfig, Reference
 from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, reference
 from latentopt_airfoils.neuralfoil import Aero as Figures, Flow, NeuralFoil, Size, network
@@ -69,8 +69,8 @@ class Aero(ObjectiveConfig):
         """The figure of designs `(N, 18)`, `(N,)`."""
         return _Aero(self, network(self.network, designs.device, designs.dtype)).of(designs)
 
-    def reference(self, designs: Tensor) -> Any:
-        """The real airfoils' figures over their largest thickness, and the designs' thickness (a `latentopt.Reference`)."""
+    def reference(self, designs: Tensor) -> Reference:
+        """The real airfoils' figures over their largest thickness, and the designs' thickness."""
         numbers = published.real().numbers.to(designs)
         with torch.no_grad():
             known = thickness(numbers).amax(1), self.of(numbers)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latentopt import ConfigError, Decoder, ShapeError
+from latentopt import ConfigError, Decoder, Reference, ShapeError
 from latentopt_airfoils import published
 from latentopt_airfoils.outlines import NUMBERS, metric
 
@@ -94,7 +94,12 @@ def set_name() -> str:
     return f"{len(published.real().names):,} real airfoils"
 
 
-def reference(axis: str, of_N: Tensor, known: tuple[Tensor, Tensor]) -> Any:
-    """A `latentopt.Reference` with the real airfoils as known designs: their axis and their values, in the table's order."""
-    made = importlib.import_module("latentopt").Reference
-    return made(axis=axis, of_N=of_N, bounds={}, known={set_name(): known})
+def reference(
+    axis: str,
+    of_N: Tensor,
+    known: tuple[Tensor, Tensor],
+    bounds: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> Reference:
+    """The real airfoils as known designs: their axis and their values, in the table's order."""
+    names = {set_name(): published.real().names}
+    return Reference(axis=axis, of_N=of_N, bounds=bounds or {}, known={set_name(): known}, names=names)
