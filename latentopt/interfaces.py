@@ -102,7 +102,9 @@ class Objective(Protocol):
     """Gives one number a row, `(M,)`; must not reduce over rows.
 
     One that keeps several targets, and reads `target_index`, may say how many in an attribute `targets`: the problem
-    then checks that the run has as many.
+    then checks that the run has as many. What a reader of the result should know of the number (whose opinion it is, that
+    designs are resized for it) goes into an attribute `notes`, a list of sentences: it is read when the run is planned, after
+    a first call, and the result has each sentence once.
     """
 
     def __call__(self, candidates: Candidates, /) -> Tensor: ...

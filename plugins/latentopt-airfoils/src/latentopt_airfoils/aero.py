@@ -78,6 +78,11 @@ class Aero(ObjectiveConfig):
 
 
 class _Aero:
+    notes = (
+        "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel: the measure "
+        "distance_to_real says how far from any real airfoil a design lies",
+    )
+
     def __init__(self, config: Aero, net: NeuralFoil) -> None:
         self.quantity, self.alpha, self.lift, self.flow = config.quantity, config.alpha, config.lift, config.flow
         self.net = net
