@@ -41,7 +41,7 @@ _SCREENING, _ROWS_A_START = 16, 16
 
 
 class Plan(NamedTuple):
-    """A run with every default filled in, its problem and its stages, and what there is to say of it: by its objectives, and of how it was chosen."""
+    """A run with every default filled in, its problem and its stages; what its objectives say, and how it was chosen."""
 
     config: RunConfig
     problem: Problem
