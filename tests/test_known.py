@@ -158,6 +158,15 @@ def test_a_report_shows_it_and_escapes_it():
     assert page.count('class="chart"') >= 4
 
 
+@pytest.mark.parametrize("count", [1, 500, 501, 1499])
+def test_of_many_known_designs_the_best_is_drawn_among_others(count):
+    row = torch.arange(float(count))
+    for best in {0, count // 2, count - 1}:
+        drawn = knownsection._thinned(row, -row, best)
+        assert (best, -best) in drawn
+        assert min(count, 250) <= len(drawn) <= 500
+
+
 def test_names_of_what_is_known_are_escaped(monkeypatch):
     text = "<img src=x onerror=alert(1)>"
     found = search(objectives=[Bright(name=text)], measures=[Bright(name=f"{text} 2")])

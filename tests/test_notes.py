@@ -85,6 +85,9 @@ def test_notes_are_kept_and_shown(tmp_path):
     page = lo.report(found)
     assert page.count("an opinion, &lt;b&gt;not&lt;/b&gt; a measurement") == 1
     assert "<b>not</b>" not in page
+    places = [page.index(f'id="{name}"') for name in ("answer", "notes", "gallery")]
+    assert places == sorted(places), "beside the answer that they are about"
+    assert 'id="notes"' not in lo.report(search(objectives=["prior"]))
 
 
 def test_a_resumed_run_has_the_notes_that_it_began_with(tmp_path, monkeypatch, every_step):

@@ -7,7 +7,7 @@ import torch
 import latentopt as lo
 from latentopt import ConfigError, ShapeError, knownsection
 from latentopt_airfoils import Aero, AirfoilShape, opinion, polars, real
-from latentopt_airfoils.known import set_name
+from latentopt_airfoils.known import REAL
 from latentopt_airfoils.opinions import best_real
 
 RUNS = importlib.resources.files("latentopt_airfoils") / "runs"
@@ -46,7 +46,7 @@ def test_an_opinion_says_whose_it_is_and_how_far_from_any_real_airfoil(found):
 def test_the_command_line_and_the_report_say_whose_opinion_it_is_and_how_far_from_any_real_airfoil(found):
     result = found["demo"]
     said = [*knownsection.sentences(result), *result.notes]
-    assert said[0] == f"the best of {set_name()}, fx76mp120, has the loss -190"
+    assert said[0] == f"the best of {REAL}, fx76mp120, has the loss -190"
     assert said[1].startswith("distance_to_real 0.00")
     assert "95 % of real airfoils from their own nearest 0.00556" in said[1]
     assert said[2].startswith(
