@@ -102,7 +102,9 @@ class Objective(Protocol):
     """Gives one number a row, `(M,)`; must not reduce over rows.
 
     One that keeps several targets, and reads `target_index`, may say how many in an attribute `targets`: the problem
-    then checks that the run has as many.
+    then checks that the run has as many. What a reader of the result should know of the number (whose opinion it is, that
+    designs are resized for it) goes into an attribute `notes`, a list of sentences: it is read when the run is planned, after
+    a first call, and the result has each sentence once.
     """
 
     def __call__(self, candidates: Candidates, /) -> Tensor: ...
@@ -241,13 +243,15 @@ class Reference:
     `axis` is what values are drawn over, such as "volume fraction", and `of_N` what it is for the N designs asked about.
     `bounds` are curves by name, each the axis `(K,)`, ascending, and the value `(K,)` there. `known` are values of known
     designs by the name of their set, such as "the training set": the axis `(P,)` and the value `(P,)`. Sets of one name are
-    the same designs in the same order in every objective, so that a run's own loss can be told of them.
+    the same designs in the same order in every objective, so that a run's own loss can be told of them. `names` are what
+    the P designs of a set are called, where they have names: the best of them is then told by its own.
     """
 
     axis: str
     of_N: Tensor
     bounds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     known: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- config bases

@@ -26,13 +26,18 @@ _NOWHERE = Path("/nonexistent/latentopt")
 
 @dataclass(frozen=True)
 class Known:
-    """The best design of a set that is known beforehand, by the run's own loss: of how many, its figures, and its terms."""
+    """The best design of a set that is known beforehand, by the run's own loss: of how many, its figures, and its terms.
+
+    `row` is its place in the set, `design` what it is called there; empty where the set's designs have no names.
+    """
 
     name: str
     count: int
     loss: float
     violation: float
     terms: dict[str, float]
+    row: int = 0
+    design: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ def standings(result: Result, target: int = 0, given: dict[str, Reference] | Non
         least = violation_P[sound_P].min()
         row = int(torch.where(sound_P & (violation_P <= least), loss_P, torch.inf).argmin())
         terms = {term: float(value_P[row]) for term, value_P in zip(configs, values, strict=True)}
-        found.append(Known(name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms))
+        called = next((given[term].names[name] for term in configs if name in given[term].names), ())
+        design = str(called[row]) if len(called) == len(loss_P) else ""
+        found.append(Known(name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms, row, design))
     return found
 
 

@@ -31,9 +31,11 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
             return None
         best = int(result.firsts()[0])
         values = {**result.terms, **result.measures}
+        sets = known.standings(result, given=given) if result.n_targets == 1 else []
+        told = {one.name: one.row for one in sets}
         return {
-            "charts": [_chart(result, name, values[name], one, points) for name, one in given.items()],
-            "sets": known.standings(result, given=given) if result.n_targets == 1 else [],
+            "charts": [_chart(result, name, values[name], one, points, told) for name, one in given.items()],
+            "sets": sets,
             "between": known.between(result, best, given) if result.reference is None else [],
             "loss": float(result.losses[best]),
             "violation": float(result.violations[best]),
@@ -44,9 +46,11 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
         return {"charts": [], "sets": [], "between": [], "loss": math.nan, "violation": 0.0, "error": words}
 
 
-def _chart(result: Result, name: str, value_N: Tensor, given: Reference, points: dict[int, int]) -> Chart:
-    """One value over its axis: known designs, bounds over them, and what was found."""
-    sets = {each: _thinned(*pair) for each, pair in given.known.items()}
+def _chart(
+    result: Result, name: str, value_N: Tensor, given: Reference, points: dict[int, int], told: dict[str, int]
+) -> Chart:
+    """One value over its axis: known designs, those of them that are `told` of by name, bounds, and what was found."""
+    sets = {each: _thinned(*pair, told.get(each, 0)) for each, pair in given.known.items()}
     curves = {each: _on_curve(*pair) for each, pair in given.bounds.items()}
     found = [(row, float(given.of_N[row]), float(value_N[row])) for row in points]
     every = [*(pair for pairs in (*sets.values(), *curves.values()) for pair in pairs), *((x, y) for _, x, y in found)]
@@ -82,8 +86,10 @@ def _chart(result: Result, name: str, value_N: Tensor, given: Reference, points:
     )
 
 
-def _thinned(x_P: Tensor, y_P: Tensor) -> list[tuple[float, float]]:
-    rows = slice(None, None, max(1, math.ceil(len(x_P) / _MOST_KNOWN)))
+def _thinned(x_P: Tensor, y_P: Tensor, row: int) -> list[tuple[float, float]]:
+    """Some of many known designs, this row among them."""
+    step = max(1, math.ceil(len(x_P) / _MOST_KNOWN))
+    rows = torch.arange(row % step, len(x_P), step)
     return [(float(x), float(y)) for x, y in zip(x_P[rows], y_P[rows], strict=True)]
 
 
@@ -107,7 +113,8 @@ def _sentences(result: Result) -> Iterator[str]:
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
         broken = f", and breaks the constraints by {number(one.violation)}" if one.violation > 0 else ""
-        yield f"the best of {one.name} has the loss {number(one.loss)}{broken}"
+        called = f", {one.design}," if one.design else ""
+        yield f"the best of {one.name}{called} has the loss {number(one.loss)}{broken}"
     for each in known.between(result, best, given):
         bounds = ", ".join(f"{name} {number(value)}" for name, value in each.bounds.items())
         yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}"

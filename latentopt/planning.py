@@ -41,7 +41,7 @@ _SCREENING, _ROWS_A_START = 16, 16
 
 
 class Plan(NamedTuple):
-    """A run with every default filled in, its problem and its stages, and what there is to say of how they were chosen."""
+    """A run with every default filled in, its problem and its stages; what its objectives say, and how it was chosen."""
 
     config: RunConfig
     problem: Problem
@@ -56,6 +56,7 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
         raise ConfigError(f"a plan is for optimize, got {task.kind}")
     targets = None if task.target is None else decoder.as_designs(task.target)
     task, problem = _problem(task, decoder, targets)
+    notes = _notes(problem)
     starts = task.starts
     if starts is None:
         codes = targets is not None and decoder.encoder is not None
@@ -63,7 +64,7 @@ def plan(config: RunConfig, decoder: Decoder) -> Plan:
         starts = _starts(_affordable(chosen, _rows_of(config.budget, problem), problem.targets))
         if problem.region.origin is not None:  # near a design: from itself
             starts = [Array(problem.region.origin) if one == "mean" else one for one in starts]
-    searches, notes = task.search, list[str]()
+    searches = task.search
     if searches is None:
         rows = problem.targets * sum(one.n if isinstance(one, SamplerConfig) else 1 for one in starts)
         chosen, words = choose(problem, config.budget, rows)
@@ -123,6 +124,12 @@ def _problem(task: OptimizeTask, decoder: Decoder, targets: Tensor | None) -> tu
     )
     problem.check()
     return task.model_copy(update={"objectives": objectives, "region": region}), problem
+
+
+def _notes(problem: Problem) -> list[str]:
+    """What the objectives, constraints and measures have to say, each sentence once."""
+    terms = (*problem.terms, *problem.constraints, *problem.measures)
+    return list(dict.fromkeys(note for term in terms for note in term.notes))
 
 
 def _rows_of(budget: Budget, problem: Problem) -> int | None:

@@ -34,6 +34,17 @@ class Term:
     weight: float = 1.0
     across_rows: bool = False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the callable says that results should tell of it. Raises `ConfigError` where that is no list of sentences."""
+        found = getattr(self.function, "notes", ())
+        if not isinstance(found, list | tuple) or not all(isinstance(one, str) and one.strip() for one in found):
+            raise ConfigError(
+                f"the notes of objective {self.name!r} are {describe(found)}, expected a list of sentences: "
+                'write them as ["..."], or call the attribute something else'
+            )
+        return tuple(found)
+
     def values(self, candidates: Candidates) -> Tensor:
         """One number a row `(M,)`. Raises `ObjectiveError` where the callable fails, or gives anything else."""
         n = candidates.latents.shape[0]

@@ -222,6 +222,12 @@ class ObjectiveConformance(_Conformance):
         assert len(residuals) == 6
         assert torch.allclose(residuals.square().sum(1), objective(rows), rtol=1e-4, atol=1e-6)
 
+    def test_notes_are_sentences(self) -> None:
+        objective, rows = self._built()
+        objective(rows)
+        for note in Term("objective", objective).notes:
+            assert note == " ".join(note.split()), "a note is one line, without spaces at its ends"
+
     def test_early_estimates_are_finite_numbers_of_each_row_alone(self) -> None:
         objective, rows = self._built()
         if not isinstance(objective, EarlyReports):

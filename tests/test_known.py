@@ -33,6 +33,7 @@ class Bright(lo.ObjectiveConfig):
             spread_N,
             bounds={"none": (axis, 0 * axis), "all": (axis, self.scale * (1 + axis))},
             known={"shades": (0 * GIVEN, self.scale * GIVEN), "one shade": (0 * GIVEN[:1], self.scale * GIVEN[-1:])},
+            names={"shades": [f"shade {row}" for row in range(41)]},
         )
 
 
@@ -99,6 +100,8 @@ def test_the_best_of_each_known_set_is_told_by_the_runs_own_loss_and_constraints
     )
     shades, one = lo.standings(found)
     assert (shades.name, shades.count) == ("shades", 41)
+    assert (shades.row, shades.design) == (15, "shade 15")  # of 41 from 0.1 to 0.9: 0.4
+    assert (one.row, one.design) == (0, "")
     assert shades.terms["bright"] == pytest.approx(0.4, abs=1e-6), (
         "of those that keep the constraint, the nearest to 0.3"
     )
@@ -150,15 +153,27 @@ def test_a_report_shows_it_and_escapes_it():
     page = lo.report(found)
     assert "Beside what is known" in page
     assert "again, measured" in page
-    assert "shades (41)" in page
+    assert "shades (41): shade 0<" in page
+    assert "one shade (1)<" in page
     assert page.count('class="chart"') >= 4
+
+
+@pytest.mark.parametrize("count", [1, 500, 501, 1499])
+def test_of_many_known_designs_the_best_is_drawn_among_others(count):
+    row = torch.arange(float(count))
+    for best in {0, count // 2, count - 1}:
+        drawn = knownsection._thinned(row, -row, best)
+        assert (best, -best) in drawn
+        assert min(count, 250) <= len(drawn) <= 500
 
 
 def test_names_of_what_is_known_are_escaped(monkeypatch):
     text = "<img src=x onerror=alert(1)>"
     found = search(objectives=[Bright(name=text)], measures=[Bright(name=f"{text} 2")])
     axis = torch.tensor([0.0, 1.0])
-    wild = lo.Reference(text, torch.zeros(1), bounds={text: (axis, axis)}, known={text: (axis, axis)})
+    wild = lo.Reference(
+        text, torch.zeros(1), bounds={text: (axis, axis)}, known={text: (axis, axis)}, names={text: [text, text]}
+    )
     monkeypatch.setattr(Bright, "reference", lambda self, designs: wild)
     page = lo.report(found)
     assert "Beside what is known" in page
@@ -183,7 +198,8 @@ def test_nothing_is_said_where_nothing_is_known():
 def test_the_command_line_says_it(tmp_path, monkeypatch):
     found = search(objectives=[Bright()])
     said = knownsection.sentences(found)
-    assert said[0] == "the best of shades has the loss 0.1"
+    assert said[0] == "the best of shades, shade 0, has the loss 0.1"
+    assert said[1] == "the best of one shade has the loss 0.9"
     assert said[2].startswith("bright ")
     assert "none 0, all " in said[2]
     options = [

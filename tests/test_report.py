@@ -77,7 +77,7 @@ def test_a_report_says_what_was_found_and_what_it_is_worth(folder):
     assert plotbox.number(found.best.loss) in page.text
     assert "Inside the given prior" in page.text or "Inside what the decoder knows" in page.text
     assert "found" in next(text for text in page.text.split("\n") if text.strip())
-    for name in ("The answer", "Distinct designs", "Convergence", "Where the search went", "Budget and cost", "Notes"):
+    for name in ("The answer", "Distinct designs", "Convergence", "Where the search went", "Budget and cost"):
         assert name in page.text
     assert f"{plotbox.number(found.cost.rows)} of 500" in page.text
     assert [one for one in ("adam", "lbfgs") if one in page.text] == ["adam", "lbfgs"]

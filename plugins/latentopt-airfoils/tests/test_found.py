@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import latentopt as lo
-from latentopt import ConfigError, ShapeError
+from latentopt import ConfigError, ShapeError, knownsection
 from latentopt_airfoils import Aero, AirfoilShape, opinion, polars, real
+from latentopt_airfoils.known import REAL
 from latentopt_airfoils.opinions import best_real
 
 RUNS = importlib.resources.files("latentopt_airfoils") / "runs"
@@ -27,7 +28,8 @@ def test_the_runs_find_better_airfoils_than_the_best_real_one(found, name, sign,
     assert judged.confidence >= 0.9
     assert sign * (judged.value / judged.real_value - 1) > gain
     assert sign * (judged.second / judged.real_second - 1) > gain - 0.03  # a larger network thinks so too
-    assert judged.distance == pytest.approx(result.best.terms["distance_to_real"], abs=1e-6)
+    assert judged.distance == pytest.approx(result.best.measures["distance_to_real"], abs=1e-6)
+    assert judged.second == pytest.approx(result.best.measures["second_opinion"], rel=1e-4)
     assert judged.distance < judged.ordinary
     assert float(AirfoilShape(quantity="thinnest").of(result.best.design[None])) > 0
 
@@ -39,6 +41,27 @@ def test_an_opinion_says_whose_it_is_and_how_far_from_any_real_airfoil(found):
     assert "and of no wind tunnel. Its network xxlarge says 21" in text
     assert "chords away, no farther than 95 % of real ones" in text
     assert "It lies inside what the decoder knows" in text
+
+
+def test_the_command_line_and_the_report_say_whose_opinion_it_is_and_how_far_from_any_real_airfoil(found):
+    result = found["demo"]
+    said = [*knownsection.sentences(result), *result.notes]
+    assert said[0] == f"the best of {REAL}, fx76mp120, has the loss -190"
+    assert said[1].startswith("distance_to_real 0.00")
+    assert "95 % of real airfoils from their own nearest 0.00556" in said[1]
+    assert said[2].startswith(
+        "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel"
+    )
+    assert sum("of no wind tunnel" in note for note in result.notes) == 1
+    (best,) = lo.standings(result)
+    real_name, value = best_real(
+        Aero(quantity="lift_to_drag", alpha=5, goal="maximize"), [AirfoilShape(goal={"at_least": 0.1})]
+    )
+    assert (best.design, best.count) == (real_name, len(real().names))
+    assert best.terms["lift_to_drag"] == pytest.approx(value)
+    page = lo.report(result)
+    for words in ("fx76mp120", "distance_to_real, measured", "and of no wind tunnel"):
+        assert words in page
 
 
 def test_an_opinion_does_not_hide_broken_constraints(found):

@@ -7,7 +7,7 @@ import latentopt as lo
 from latentopt import Candidates, ConfigError, Decoder, ShapeError
 from latentopt.testing import ObjectiveConformance, ToyNet, toy_decoders
 from latentopt_airfoils import Aero, AirfoilShape, DistanceToReal, nearest_real, real
-from latentopt_airfoils.known import set_name, spacing
+from latentopt_airfoils.known import REAL, spacing
 from latentopt_airfoils.outlines import metric, outline
 
 
@@ -122,7 +122,6 @@ def test_a_lift_out_of_reach_is_no_number():
 # ---------------------------------------------------------------------- known designs
 
 
-@pytest.mark.skipif("Reference" not in lo.__all__, reason="this latentopt knows no references")
 @pytest.mark.parametrize(
     "config",
     [
@@ -136,8 +135,8 @@ def test_a_lift_out_of_reach_is_no_number():
 def test_real_airfoils_are_the_known_designs(config):
     designs = real().numbers[:3]
     found = config.reference(designs)
-    axis, values = found.known[set_name()]
-    assert set_name() == f"{len(real().names):,} real airfoils"
+    axis, values = found.known[REAL]
+    assert found.names[REAL] == real().names
     assert len(axis) == len(values) == len(real().names)
     assert torch.allclose(found.of_N, axis[:3])
     if not isinstance(config, DistanceToReal):

@@ -183,6 +183,19 @@ def test_only_pictures_under_the_least_side_are_enlarged():
     assert size((3, 40, 80), least_side=32) is None
 
 
+@pytest.mark.usefixtures("any_weights")
+def test_results_say_that_designs_were_enlarged(tmp_path):
+    decoder, digit = lo.load_decoder("digits"), lo.examples.digits()[0]
+    fast = {"starts": ["mean"], "search": {"kind": "adam", "steps": 2}}
+    found = lo.optimize(decoder, target=digit, objectives=[LPIPS()], out=tmp_path / "run", **fast)
+    note = "'lpips' compares designs of 28 x 28 enlarged to 64 x 64 pixels, as its network needs"
+    assert found.notes == [note]
+    assert lo.load(tmp_path / "run").notes == [note]
+    assert note in lo.report(found).replace("&#39;", "'")
+    large = decoder_of((1, 64, 64))
+    assert lo.optimize(large, target=torch.zeros(1, 64, 64), objectives=[LPIPS()], **fast).notes == []
+
+
 # ---------------------------------------------------------------------- what does not fit
 
 

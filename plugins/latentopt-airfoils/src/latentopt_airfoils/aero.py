@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Candidates, Decoder, Objective, ObjectiveConfig
+from latentopt import Candidates, Decoder, Objective, ObjectiveConfig, Reference
 from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, reference
 from latentopt_airfoils.neuralfoil import Aero as Figures, Flow, NeuralFoil, Size, network
@@ -69,8 +69,8 @@ class Aero(ObjectiveConfig):
         """The figure of designs `(N, 18)`, `(N,)`."""
         return _Aero(self, network(self.network, designs.device, designs.dtype)).of(designs)
 
-    def reference(self, designs: Tensor) -> Any:
-        """The real airfoils' figures over their largest thickness, and the designs' thickness (a `latentopt.Reference`)."""
+    def reference(self, designs: Tensor) -> Reference:
+        """The real airfoils' figures over their largest thickness, and the designs' thickness."""
         numbers = published.real().numbers.to(designs)
         with torch.no_grad():
             known = thickness(numbers).amax(1), self.of(numbers)
@@ -78,6 +78,11 @@ class Aero(ObjectiveConfig):
 
 
 class _Aero:
+    notes = (
+        "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel: the measure "
+        "distance_to_real says how far from any real airfoil a design lies",
+    )
+
     def __init__(self, config: Aero, net: NeuralFoil) -> None:
         self.quantity, self.alpha, self.lift, self.flow = config.quantity, config.alpha, config.lift, config.flow
         self.net = net

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from latentopt import Decoder, Objective, ObjectiveConfig
+from latentopt import Decoder, Objective, ObjectiveConfig, Reference
 from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, distance_to, nearest_index, reference, spacing
 from latentopt_airfoils.outlines import LOWER, TRAILING, UPPER, outline, thickness
@@ -49,7 +49,7 @@ class AirfoilShape(ObjectiveConfig):
             return torch.where((x_K >= _FROM) & (x_K <= _TO), thick, torch.inf).amin(1)
         return thick.amax(1)
 
-    def reference(self, designs: Tensor) -> Any:
+    def reference(self, designs: Tensor) -> Reference:
         """The real airfoils' measures over their largest thickness, or over their area where that is the measure."""
         axis = AirfoilShape(quantity="area" if self.quantity == "thickness" else "thickness")
         numbers = published.real().numbers.to(designs)
@@ -75,9 +75,13 @@ class DistanceToReal(ObjectiveConfig):
         """The distance of designs `(N, 18)`, `(N,)`."""
         return distance_to(designs, nearest_index(designs))
 
-    def reference(self, designs: Tensor) -> Any:
-        """How far the real airfoils are from each other, over their largest thickness."""
+    def reference(self, designs: Tensor) -> Reference:
+        """How far the real airfoils are from each other, over their largest thickness, and what 95 % of them stay within."""
         numbers = published.real().numbers.to(designs)
         with torch.no_grad():
-            known = thickness(numbers).amax(1), spacing().to(designs)
-            return reference("largest thickness, chords", thickness(designs).amax(1), known)
+            thick, apart = thickness(numbers).amax(1), spacing().to(designs)
+            ordinary = torch.quantile(apart, 0.95).expand(2)
+            bounds = {
+                "95 % of real airfoils from their own nearest": (torch.stack([thick.min(), thick.max()]), ordinary)
+            }
+            return reference("largest thickness, chords", thickness(designs).amax(1), (thick, apart), bounds)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latentopt import ConfigError, Decoder, ShapeError
+from latentopt import ConfigError, Decoder, Reference, ShapeError
 from latentopt_airfoils import published
 from latentopt_airfoils.outlines import NUMBERS, metric
 
+REAL = "the real airfoils"  # what reports call them
 _BLOCK = 2048  # rows whose distances to all real airfoils are held at once
 
 
@@ -89,12 +90,12 @@ def check_decoder(decoder: Decoder, kind: str) -> None:
         )
 
 
-def set_name() -> str:
-    """What reports call the real airfoils."""
-    return f"{len(published.real().names):,} real airfoils"
-
-
-def reference(axis: str, of_N: Tensor, known: tuple[Tensor, Tensor]) -> Any:
-    """A `latentopt.Reference` with the real airfoils as known designs: their axis and their values, in the table's order."""
-    made = importlib.import_module("latentopt").Reference
-    return made(axis=axis, of_N=of_N, bounds={}, known={set_name(): known})
+def reference(
+    axis: str,
+    of_N: Tensor,
+    known: tuple[Tensor, Tensor],
+    bounds: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> Reference:
+    """The real airfoils as known designs: their axis and their values, in the table's order."""
+    names = {REAL: published.real().names}
+    return Reference(axis=axis, of_N=of_N, bounds=bounds or {}, known={REAL: known}, names=names)

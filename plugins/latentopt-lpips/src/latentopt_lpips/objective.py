@@ -59,6 +59,12 @@ class _LPIPS:
         height, width = target_T.shape[-2:]
         larger = least_side / min(height, width)
         self.size = (round(height * larger), round(width * larger)) if larger > 1 else None
+        self.notes: list[str] = []
+        if self.size is not None:
+            enlarged = f"{self.size[0]} x {self.size[1]} pixels"
+            self.notes.append(
+                f"'lpips' compares designs of {height} x {width} enlarged to {enlarged}, as its network needs"
+            )
         with torch.no_grad():
             parts = [self._of(target[None]) for target in target_T]
         self.features_T = [torch.cat(layer) for layer in zip(*parts, strict=True)]
