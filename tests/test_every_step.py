@@ -43,7 +43,8 @@ def as_if_killed(whole, folder, kept):
     """A run's folder as it is where this was its newest checkpoint."""
     folder.mkdir()
     for name in ("config.json", "arrays.safetensors", "history.jsonl", "run.json"):
-        shutil.copy(whole / name, folder / name)
+        if (whole / name).exists():  # a run of no numbers has no file of them
+            shutil.copy(whole / name, folder / name)
     about = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**about, "status": "running"}))
     (folder / "checkpoints").mkdir()
