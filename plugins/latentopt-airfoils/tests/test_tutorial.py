@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import latentopt as lo
 from latentopt import cli
-from latentopt_airfoils import real
+from latentopt_airfoils import Aero, real
 
 PAGE = Path(__file__).parents[3] / "docs" / "airfoils.md"
 FIGURE = re.compile(r"-?\d[\d,.]*")
@@ -52,12 +52,15 @@ def test_the_page_on_airfoils_runs_from_top_to_bottom(tmp_path, monkeypatch):
                 assert any(same(line, one) for one in said), f"the page shows what was not said: {line}"
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "polars.png").stat().st_size > 10_000
+    space["near_it"] = space["better"].best.design
     found, glider, best = (space[name] for name in ("found", "glider", "best"))
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     (real_best,) = lo.standings(found)
     assert f"has {found.best.terms['lift_to_drag']:.0f}, the best of the {len(real().names):,} real ones" in text
     assert f"keep the same constraints {real_best.terms['lift_to_drag']:.0f}." in text
     assert 0.98 < found.best.measures["second_opinion"] / found.best.terms["lift_to_drag"] < 1
+    moment = [float(Aero(quantity="moment", alpha=5).of(space[name][None])) for name in ("clark_y", "near_it")]
+    assert f"went from {moment[0]:.3f} to {moment[1]:.3f} at 5 degrees" in text
     less = 100 * (1 - glider.best.loss / best.loss)
     more = 100 * (glider.best.terms["fast"] / best.terms["fast"] - 1)
     assert (
