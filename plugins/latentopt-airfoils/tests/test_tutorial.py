@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -29,12 +30,13 @@ def same(shown, said):
 
 def test_the_page_on_airfoils_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    space, said = {"__name__": "page"}, []
+    space, said = {}, []
     for language, text in re.findall(
         r"^```(\w+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
         if language == "python":
-            exec(compile(text, PAGE.name, "exec"), space)
+            Path("block.py").write_text(text, encoding="utf-8")
+            space = runpy.run_path("block.py", init_globals=space)
         elif language == "sh":
             done = CliRunner().invoke(cli.app, shlex.split(text)[1:], env={**os.environ, "COLUMNS": "200"})
             assert done.exit_code == 0, done.output
