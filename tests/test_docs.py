@@ -149,6 +149,14 @@ def test_generated_pages_are_up_to_date():
         assert path.read_text() == text, f"{path.name} is out of date: run python scripts/make_docs.py"
 
 
+def test_every_decision_has_a_number_of_its_own():
+    records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    numbers = [int(path.name[:4]) for path in records]
+    assert numbers == list(range(1, len(records) + 1))
+    for number, path in zip(numbers, records, strict=True):
+        assert path.read_text().startswith(f"# {number}. "), f"{path.name} has another number in its title"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -177,7 +185,7 @@ def test_config_files_shown_are_valid(page):
     from latentopt.yamltext import parse_yaml
 
     for more, language, block in fenced(page):
-        if language != "yaml" or more.startswith("edit "):
+        if language != "yaml" or more.startswith(("edit ", "with ")):  # with a package, whose own tests run it
             continue
         data = parse_yaml(block)
         if "task" in data and "decoder" in data and "pareto" not in data["task"]:
