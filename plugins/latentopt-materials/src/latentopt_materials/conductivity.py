@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ class Conductivity(EffectiveObjective):
     Bounds that a report draws hold for designs of two pure phases: grey ones can lie above the upper one of Hashin and
     Shtrikman (never above Wiener's), so measure the thresholded design too.
     """
+
+    decided_by: ClassVar[tuple[str, ...]] = ("phases",)
 
     kind: Literal["conductivity"] = "conductivity"
     component: Literal["mean", "xx", "yy", "zz", "xy", "ratio", "anisotropy"] = "mean"
@@ -64,10 +66,3 @@ class Conductivity(EffectiveObjective):
         return named((lower, upper), "Wiener lower", "Wiener upper") | named(
             isotropic, "Hashin-Shtrikman lower", "Hashin-Shtrikman upper"
         )
-
-    def reference(self, designs: Tensor) -> Any:
-        """Bounds over the volume fraction, and where the designs lie on that axis."""
-        from latentopt import Reference
-
-        of_N = self.fractions(designs).flatten(1).mean(1)
-        return Reference("volume fraction", of_N, self.bounds(designs.ndim - 2), {})
