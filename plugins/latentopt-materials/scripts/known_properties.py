@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import latentopt as lo
-from latentopt_materials import Conductivity, InterfaceLength, Microstructures, Stiffness, known_designs
+from latentopt_materials import Conductivity, InterfaceLength, Microstructures, Stiffness, ThinParts, known_designs
 from latentopt_materials.properties import COLUMNS, FILE, SETS, THRESHOLD, pack, upper
 from latentopt_materials.topology import clusters
 
@@ -36,6 +36,7 @@ def properties_of(designs: Tensor, decoder: lo.Decoder) -> dict[str, Tensor]:
         "volume fraction": designs.mean((1, 2, 3))[:, None],
         "cut volume fraction": cut.mean((1, 2, 3))[:, None],
         "interface length": InterfaceLength().build(decoder)(rows)[:, None],
+        "thin parts": ThinParts().build(decoder)(rows)[:, None],
         "percolation": torch.tensor([percolating(one) for one in (designs[:, 0] > THRESHOLD).numpy()]),
     }
     assert list(found) == list(COLUMNS)

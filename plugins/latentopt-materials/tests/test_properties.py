@@ -13,6 +13,7 @@ from latentopt_materials import (
     Microstructures,
     Percolation,
     Stiffness,
+    ThinParts,
     VolumeFraction,
     make_structures,
     periodic,
@@ -65,6 +66,7 @@ ASKED = [
     VolumeFraction(),
     VolumeFraction(threshold=0.5),
     InterfaceLength(),
+    ThinParts(),
     *(Percolation(direction=one) for one in ("x", "y", "any", "all")),
 ]
 
@@ -106,7 +108,7 @@ def test_other_options_have_bounds_alone(config, sample):
         VolumeFraction(threshold=0.4),
         InterfaceLength(threshold=0.5),
         Percolation(phase="black"),
-        Percolation(corners=True),
+        Percolation(corners=True), ThinParts(diameter=5),
     ],
     ids=repr,
 )

@@ -15,6 +15,10 @@ from latentopt_materials.phases import EffectiveObjective, Measure, Positive, na
 from latentopt_materials.principal import largest_over_smallest
 
 _AXES = ("xx", "yy", "zz")
+_TIGHT = {
+    True: "Hashin-Shtrikman",
+    False: "isotropic Hashin-Shtrikman",
+}  # of one axis they bind isotropic structures alone
 
 
 class Conductivity(EffectiveObjective):
@@ -64,5 +68,5 @@ class Conductivity(EffectiveObjective):
             return named(((lower - upper) / 2, (upper - lower) / 2), "laminate, one way", "laminate, other way")
         isotropic = bounds.conductivity(fraction, self.phases, dim)
         return named((lower, upper), "Wiener lower", "Wiener upper") | named(
-            isotropic, "Hashin-Shtrikman lower", "Hashin-Shtrikman upper"
+            isotropic, *(f"{_TIGHT[self.component == 'mean']} {end}" for end in ("lower", "upper"))
         )

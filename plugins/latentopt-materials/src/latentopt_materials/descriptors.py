@@ -222,6 +222,18 @@ class ThinParts(MaterialObjective):
 
         return value
 
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction, for the default disc and phases."""
+        usual = type(self).model_fields
+        if (self.diameter, self.phase, self.threshold) != tuple(
+            usual[name].default for name in ("diameter", "phase", "threshold")
+        ):
+            return None
+        if not are_known(designs):
+            return None
+        known = over_volume_fraction(lambda one: one["thin parts"][:, 0])
+        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
+
 
 def disc(diameter: int, dim: int) -> list[tuple[int, ...]]:
     """Offsets of the pixels whose centres lie in a disc (ball) of so many pixels across; even ones sit on a corner."""

@@ -1,7 +1,7 @@
 """Properties of known designs, computed once (scripts/known_properties.py): what answers are compared with.
 
-data/known.safetensors holds them as 16-bit integers between the extremes of each column, of the designs that `known_designs`
-gives, in its order. Objectives look their values up here where their options are those that the properties were computed with.
+data/known.safetensors holds them for what `known_designs` gives, in its order, as 16-bit integers between the extremes of a
+column. Objectives look their values up here where their options are those that the properties were computed with.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from latentopt_materials.structures import SIZE
 SETS = {"draws": "20,000 draws from the prior", "training": "24,000 training structures"}  # by `known_designs`' names
 FILE = "known.safetensors"
 THRESHOLD = 0.5  # of the designs cut into two pure phases, whose properties have "cut " before their names
-COLUMNS = {  # of each property; conductivities and stiffnesses of the default phases, percolation of the white one
+COLUMNS = {  # of each property; conductivities and stiffnesses of the default phases, percolation of the white one, parts as `ThinParts()`
     "conductivity": ("xx", "xy", "yy"),
     "cut conductivity": ("xx", "xy", "yy"),
     "stiffness": ("xx,xx", "xx,yy", "xx,xy", "yy,yy", "yy,xy", "xy,xy"),
     "volume fraction": ("",),
     "cut volume fraction": ("",),
     "interface length": ("",),
+    "thin parts": ("",),
     "percolation": ("x", "y"),
 }
 _STEPS = 65_535  # between the least and the most of a column
