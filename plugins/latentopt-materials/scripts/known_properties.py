@@ -63,6 +63,7 @@ def main() -> None:
     if not all(torch.isfinite(one).all() for each in found.values() for one in each.values()):
         raise SystemExit("some properties are not finite: nothing was written")
     save_file(pack(found), DATA / FILE)
+    (DATA / FILE).chmod(0o644)
     record = json.loads((DATA / "training.json").read_text())
     record["sha256"][FILE] = hashlib.sha256((DATA / FILE).read_bytes()).hexdigest()
     (DATA / "training.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -108,7 +108,8 @@ def test_other_options_have_bounds_alone(config, sample):
         VolumeFraction(threshold=0.4),
         InterfaceLength(threshold=0.5),
         Percolation(phase="black"),
-        Percolation(corners=True), ThinParts(diameter=5),
+        Percolation(corners=True),
+        ThinParts(diameter=5),
     ],
     ids=repr,
 )

@@ -18,7 +18,8 @@ from latentopt_materials.structures import SIZE
 SETS = {"draws": "20,000 draws from the prior", "training": "24,000 training structures"}  # by `known_designs`' names
 FILE = "known.safetensors"
 THRESHOLD = 0.5  # of the designs cut into two pure phases, whose properties have "cut " before their names
-COLUMNS = {  # of each property; conductivities and stiffnesses of the default phases, percolation of the white one, parts as `ThinParts()`
+# Conductivities and stiffnesses of the default phases, thin parts by the default disc, percolation of the white phase.
+COLUMNS = {  # of each property
     "conductivity": ("xx", "xy", "yy"),
     "cut conductivity": ("xx", "xy", "yy"),
     "stiffness": ("xx,xx", "xx,yy", "xx,xy", "yy,yy", "yy,xy", "xy,xy"),
