@@ -345,7 +345,7 @@ def placed(path: str | Path) -> Iterator[None]:
     try:
         yield
     except LatentoptError as error:
-        document = read_document(path)
+        document = read_document(shipped.run_file(path))
         for place, mark in document.values.items():
             value: Any = document.data
             for step in place:

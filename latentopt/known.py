@@ -29,6 +29,8 @@ class Known:
     """The best design of a set that is known beforehand, by the run's own loss: of how many, its figures, and its terms.
 
     `row` is its place in the set, `design` what it is called there; empty where the set's designs have no names.
+    Of a front, which has no best, `hypervolume` is what the set's feasible designs dominate up to the run's reference point,
+    to compare with the result's; the design is then that with the least sum of losses.
     """
 
     name: str
@@ -38,6 +40,22 @@ class Known:
     terms: dict[str, float]
     row: int = 0
     design: str = ""
+    hypervolume: float | None = None
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """Known designs by a run's own losses of each objective `(P, K)` and violations `(P,)`, and their terms `(P,)` by name."""
+
+    name: str
+    losses_PK: Tensor
+    violation_P: Tensor
+    terms: dict[str, Tensor]
+
+    def feasible(self) -> Tensor:
+        """Rows of the designs that break no constraint, and whose losses are finite."""
+        finite_P = torch.isfinite(self.losses_PK).all(1) & torch.isfinite(self.violation_P)
+        return torch.nonzero(finite_P & (self.violation_P <= 0))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,8 @@ def references(result: Result, target: int = 0) -> dict[str, Reference]:
     return found
 
 
-def standings(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[Known]:
-    """The best of each set of known designs that every objective and constraint of the run knows the values of.
-
-    Feasible designs come first, as in a search. A front has no best, so there are none.
-    """
-    if result.reference is not None:
-        return []
+def known_sets(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[KnownSet]:
+    """The sets of known designs that every objective and constraint of the run knows the values of."""
     configs = {name: one for name, one in _configs(result, target).items() if name in result.terms}
     if len(configs) < len(result.terms) or not configs:
         return []
@@ -85,23 +98,47 @@ def standings(result: Result, target: int = 0, given: dict[str, Reference] | Non
         values = [one[name][1].double() for one in sets]
         if len({len(value_P) for value_P in values}) > 1 or not len(values[0]):
             continue
-        loss_P, violation_P = torch.zeros_like(values[0]), torch.zeros_like(values[0])
+        losses, violation_P = list[Tensor](), torch.zeros_like(values[0])
         for place, (config, value_P) in enumerate(zip(configs.values(), values, strict=True)):
             if place < objectives:
-                loss_P = loss_P + config.weight * goal_loss(config.goal, value_P)
+                losses.append(config.weight * goal_loss(config.goal, value_P))
             else:
                 goal = cast(Bound, config.goal)
                 violation_P = violation_P + goal.beyond(goal.shortfall(value_P))
+        losses_PK = torch.stack(losses, 1) if losses else values[0].new_zeros(len(values[0]), 0)
+        found.append(KnownSet(name, losses_PK, violation_P, dict(zip(configs, values, strict=True))))
+    return found
+
+
+def standings(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[Known]:
+    """The best of each set of known designs that every objective and constraint of the run knows the values of.
+
+    Feasible designs come first, as in a search. Of a front, each has the hypervolume of its set.
+    """
+    given = references(result, target) if given is None else given
+    found = []
+    for one in known_sets(result, target, given):
+        loss_P, violation_P = one.losses_PK.sum(1), one.violation_P
         sound_P = torch.isfinite(loss_P) & torch.isfinite(violation_P)
         if not bool(sound_P.any()):
             continue
         least = violation_P[sound_P].min()
         row = int(torch.where(sound_P & (violation_P <= least), loss_P, torch.inf).argmin())
-        terms = {term: float(value_P[row]) for term, value_P in zip(configs, values, strict=True)}
-        called = next((given[term].names[name] for term in configs if name in given[term].names), ())
+        terms = {term: float(value_P[row]) for term, value_P in one.terms.items()}
+        volume = _hypervolume(one, result.reference[target]) if result.reference is not None else None
+        called = next((given[term].names[one.name] for term in one.terms if one.name in given[term].names), ())
         design = str(called[row]) if len(called) == len(loss_P) else ""
-        found.append(Known(name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms, row, design))
+        found.append(
+            Known(one.name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms, row, design, volume)
+        )
     return found
+
+
+def _hypervolume(one: KnownSet, reference_K: Tensor) -> float:
+    import moocore
+
+    rows_PK = one.losses_PK[one.feasible()]
+    return float(moocore.hypervolume(rows_PK.numpy(), ref=reference_K.double().numpy())) if len(rows_PK) else 0.0
 
 
 def between(result: Result, row: int, given: dict[str, Reference]) -> list[Between]:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from latentopt import known
 from latentopt.interfaces import Reference
-from latentopt.plotbox import Axis, Chart, dot, line, number
+from latentopt.plotbox import Axis, Chart, dot, dots, known_look, line, number
 from latentopt.result import Result
 
-_MOST_KNOWN, _MOST_ON_CURVE = 500, 120  # known designs and points of a curve that are drawn
-_SETS = ("prior", "start")  # looks of the sets of known designs
+_MOST_KNOWN, _MOST_ON_CURVE = 1500, 120  # known designs and points of a curve that are drawn
 _CURVES = ("run run2", "run run3", "run run5", "run run4")
 
 
@@ -37,13 +36,22 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
             "charts": [_chart(result, name, values[name], one, points, told) for name, one in given.items()],
             "sets": sets,
             "between": known.between(result, best, given) if result.reference is None else [],
+            "volume": None if result.hypervolumes is None else float(result.hypervolumes[0]),
             "loss": float(result.losses[best]),
             "violation": float(result.violations[best]),
             "error": "",
         }
     except Exception as error:  # a plugin's code
         words = f"What is known beforehand could not be shown ({type(error).__name__}: {error})"
-        return {"charts": [], "sets": [], "between": [], "loss": math.nan, "violation": 0.0, "error": words}
+        return {
+            "charts": [],
+            "sets": [],
+            "between": [],
+            "volume": None,
+            "loss": math.nan,
+            "violation": 0.0,
+            "error": words,
+        }
 
 
 def _chart(
@@ -61,13 +69,12 @@ def _chart(
 
     marks, legend = [], []
     for index, (each, pairs) in enumerate(sets.items()):
-        look = _SETS[index % len(_SETS)]
-        marks += [dot(*place(x, y), look) for x, y in pairs if math.isfinite(x + y)]
-        legend.append((look, each))
-    for index, (each, pairs) in enumerate(curves.items()):
-        look = _CURVES[index % len(_CURVES)]
-        marks.append(line([place(x, y) for x, y in pairs if math.isfinite(x + y)], look))
-        legend.append((look, each))
+        marks.append(dots([place(x, y) for x, y in pairs if math.isfinite(x + y)], known_look(index)))
+        legend.append((known_look(index), each))
+    looks = {stem: _CURVES[index % len(_CURVES)] for index, stem in enumerate(dict.fromkeys(map(_stem, curves)))}
+    for each, pairs in curves.items():
+        marks.append(line([place(x, y) for x, y in pairs if math.isfinite(x + y)], looks[_stem(each)]))
+    legend += [(look, stem) for stem, look in looks.items()]
     best = set(result.firsts().tolist()) if result.reference is None else set()
     for row, x, y in sorted(found, key=lambda one: (one[0] in best, -one[0])):
         look = "top" if row in best else "end" if bool(result.realism.inside[row]) else "end out"
@@ -86,6 +93,32 @@ def _chart(
     )
 
 
+def _stem(name: str) -> str:
+    """What a lower and an upper bound have in common, which are drawn alike."""
+    for end in (" lower", " upper"):
+        if name.endswith(end):
+            return f"{name.removesuffix(end)} bounds"
+    return name
+
+
+def behind(result: Result, target: int) -> dict[str, dict[str, Tensor]]:
+    """Terms of known designs that keep the constraints, by set, for the chart of a front: some, and their own front."""
+    import moocore
+
+    found = {}
+    try:
+        for one in known.known_sets(result, target):
+            rows = one.feasible()
+            if len(rows):
+                some = torch.zeros(len(rows), dtype=torch.bool)
+                some[:: math.ceil(len(rows) / _MOST_KNOWN)] = True
+                some |= torch.from_numpy(moocore.is_nondominated(one.losses_PK[rows].numpy()))
+                found[one.name] = {name: value_P[rows[some]] for name, value_P in one.terms.items()}
+    except Exception:  # a plugin's code: the section on what is known says what is wrong with it
+        return {}
+    return found
+
+
 def _thinned(x_P: Tensor, y_P: Tensor, row: int) -> list[tuple[float, float]]:
     """Some of many known designs, this row among them."""
     step = max(1, math.ceil(len(x_P) / _MOST_KNOWN))
@@ -100,7 +133,7 @@ def _on_curve(x_K: Tensor, y_K: Tensor) -> list[tuple[float, float]]:
 
 def sentences(result: Result) -> list[str]:
     """How the best of a run compares with what is known, for a terminal: a sentence a set, and one a bounded value."""
-    if result.reference is not None or result.n_targets != 1:
+    if result.n_targets != 1:
         return []
     try:
         return list(_sentences(result))
@@ -112,9 +145,12 @@ def _sentences(result: Result) -> Iterator[str]:
     given = known.references(result)
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
+        if one.hypervolume is not None:
+            yield f"{one.name} have the hypervolume {number(one.hypervolume)}"
+            continue
         broken = f", and breaks the constraints by {number(one.violation)}" if one.violation > 0 else ""
         called = f", {one.design}," if one.design else ""
         yield f"the best of {one.name}{called} has the loss {number(one.loss)}{broken}"
-    for each in known.between(result, best, given):
+    for each in known.between(result, best, given) if result.reference is None else []:
         bounds = ", ".join(f"{name} {number(value)}" for name, value in each.bounds.items())
         yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}"

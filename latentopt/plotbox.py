@@ -126,6 +126,16 @@ def dot(x: float, y: float, look: str, point: int | None = None) -> Markup:
     return Markup('<path class="dot {}" d="M{:.1f} {:.1f}h0"{}/>').format(look, x, y, about)
 
 
+def dots(places: Iterable[tuple[float, float]], look: str) -> Markup:
+    """Many dots as one mark, which has no pointers: a cloud behind others."""
+    return Markup('<path class="dot {}" d="{}"/>').format(look, "".join(f"M{x:.0f} {y:.0f}h0" for x, y in places))
+
+
+def known_look(index: int) -> str:
+    """The look of the i-th set of known designs."""
+    return f"known{index % 2}"
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart as the pages' template draws it: marks, and words at places in per cent."""

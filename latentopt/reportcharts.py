@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from markupsafe import Markup
+from torch import Tensor
 
 from latentopt.maps import LatentMap, latent_map
-from latentopt.plotbox import SIDE, Axis, Chart, dot, lanes, line, number
+from latentopt.plotbox import SIDE, Axis, Chart, dot, dots, known_look, lanes, line, number
 from latentopt.result import Result
 from latentopt.termcurves import TermCurve, rows_at, stages
 
@@ -222,16 +224,29 @@ def _paths(found: LatentMap, axes: Sequence[Axis], targets: int) -> tuple[list[M
 # ---------------------------------------------------------------------- fronts
 
 
-def fronts(result: Result, target: int, points: dict[int, int]) -> list[Chart]:
-    """A chart for each pair of objectives of one target's front."""
+def fronts(
+    result: Result,
+    target: int,
+    points: dict[int, int],
+    behind: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+) -> list[Chart]:
+    """A chart for each pair of objectives of one target's front; `behind` it known designs, their terms by set."""
     members = [int(row) for row in torch.nonzero((result.target_index == target) & result.feasible)[:, 0]]
     members.sort(key=lambda row: float(result.terms[result.objectives[0]][row]))
     found = []
     for across, up in list(combinations(result.objectives, 2))[:_MOST_PANELS]:
         x, y = result.terms[across], result.terms[up]
-        axes = Axis.over(x[members].tolist()), Axis.over(y[members].tolist(), down=True)
+        known = {name: (terms[across].tolist(), terms[up].tolist()) for name, terms in behind.items()}
+        axes = (
+            Axis.over([*x[members].tolist(), *(value for pair in known.values() for value in pair[0])]),
+            Axis.over([*y[members].tolist(), *(value for pair in known.values() for value in pair[1])], down=True),
+        )
         places = [(axes[0].place(float(x[row])), axes[1].place(float(y[row]))) for row in members]
-        marks = [line(places, "along")] if len(result.objectives) == 2 else []
+        marks = [
+            dots([(axes[0].place(a), axes[1].place(b)) for a, b in zip(*pair, strict=True)], known_look(index))
+            for index, pair in enumerate(known.values())
+        ]
+        marks += [line(places, "along")] if len(result.objectives) == 2 else []
         for row, (a, b) in zip(members, places, strict=True):
             marks.append(dot(a, b, "end" if bool(result.realism.inside[row]) else "end out", points.get(row)))
         found.append(
@@ -243,6 +258,7 @@ def fronts(result: Result, target: int, points: dict[int, int]) -> list[Chart]:
                 x_ticks=axes[0].ticks(4),
                 y_ticks=axes[1].ticks(5),
                 aspect="4 / 3",
+                legend=[("end", "found"), *((known_look(i), name) for i, name in enumerate(known))] if known else [],
             )
         )
     return found

@@ -312,7 +312,7 @@ def _fronts(result: Result, targets: list[int], look: Look, points: dict[int, in
         if result.hypervolumes is not None:
             entry["volume"] = float(result.hypervolumes[target])
         if len(members):
-            entry["charts"] = reportcharts.fronts(result, target, points)
+            entry["charts"] = reportcharts.fronts(result, target, points, knownsection.behind(result, target))
             some = members.take(along(members, _SPREAD))
             side = _side(_TILE, _FRONTS, min(len(targets), _TARGETS // 4) * _SPREAD)
             for row, uri in enumerate(look.tiles(some.designs, side)):

@@ -113,8 +113,43 @@ def test_the_best_of_each_known_set_is_told_by_the_runs_own_loss_and_constraints
 def test_a_set_that_some_objective_does_not_know_has_no_standing():
     assert lo.standings(search(objectives=[Bright(), "prior"])) == []
     assert lo.standings(search(objectives=[lambda c: c.latents.sum(1)])) == []
-    front = search(objectives=[Bright(), Bright(goal="maximize")], pareto=True)
-    assert lo.standings(front) == []
+
+
+def test_a_front_is_compared_by_hypervolumes():
+    spread = {"starts": [{"kind": "prior", "n": 6}]}
+    front = search(objectives=[Bright(scale=2), Bright(goal="maximize", name="most")], pareto=True, **spread)
+    shades, one = lo.standings(front)
+    corner = front.reference[0].double()
+    losses = torch.stack([2 * GIVEN, -GIVEN], 1).double()
+    beneath = (losses < corner).all(1)
+    assert beneath.any()
+    steps = losses[beneath]  # the less of one, the more of the other: a staircase
+    last = torch.cat([corner[1:], steps[:-1, 1]])
+    volume = float(((corner[0] - steps[:, 0]) * (last - steps[:, 1])).sum())
+    assert shades.hypervolume == pytest.approx(volume, rel=1e-5)
+    assert 0 <= one.hypervolume <= shades.hypervolume
+    assert knownsection.sentences(front)[0].startswith("shades have the hypervolume ")
+    page = lo.report(front)
+    assert "<th>front of</th>" in page
+    assert page.count('class="dot known0" d="M') > 1  # behind the front too, and in its legend
+    held = search(
+        objectives=[Bright(scale=2), Bright(goal="maximize", name="most")],
+        constraints=[Bright(name="limit", goal={"at_most": 0.05})],
+        pareto=True,
+    )
+    assert [one.hypervolume for one in lo.standings(held)] == [0, 0]  # none keeps the constraint
+    assert knownsection.behind(held, 0) == {}
+
+
+def test_a_plugins_fault_costs_a_front_its_cloud_alone(monkeypatch):
+    front = search(objectives=[Bright(scale=2), Bright(goal="maximize", name="most")], pareto=True)
+
+    def fail(self, designs):
+        raise RuntimeError("no table")
+
+    monkeypatch.setattr(Bright, "reference", fail)
+    assert knownsection.behind(front, 0) == {}
+    assert "could not be shown (RuntimeError: no table)" in lo.report(front)
 
 
 def test_a_value_lies_between_its_bounds_at_its_own_place():

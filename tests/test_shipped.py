@@ -65,3 +65,13 @@ def test_what_is_not_there_is_said(text, words, plugin):
     done = CliRunner().invoke(app, ["run", text])
     assert done.exit_code == 2
     assert words in done.output
+
+
+def test_an_error_of_a_shipped_run_begins_with_where_it_stands(plugin):
+    (plugin / "runs" / "far.yaml").write_text(
+        "decoder: {kind: digits}\ntask: {kind: optimize, target: far.png, search: [{kind: adam, steps: 1}]}\n"
+    )
+    done = CliRunner().invoke(app, ["run", "wood:far"])
+    assert done.exit_code == 2
+    assert "far.yaml:2" in done.stderr
+    assert "config file not found" not in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,10 @@ from latentopt_materials.phases import EffectiveObjective, Measure, Positive, na
 from latentopt_materials.principal import largest_over_smallest
 
 _AXES = ("xx", "yy", "zz")
+_TIGHT = {
+    True: "Hashin-Shtrikman",
+    False: "isotropic Hashin-Shtrikman",
+}  # of one axis they bind isotropic structures alone
 
 
 class Conductivity(EffectiveObjective):
@@ -25,6 +29,8 @@ class Conductivity(EffectiveObjective):
     Bounds that a report draws hold for designs of two pure phases: grey ones can lie above the upper one of Hashin and
     Shtrikman (never above Wiener's), so measure the thresholded design too.
     """
+
+    decided_by: ClassVar[tuple[str, ...]] = ("phases",)
 
     kind: Literal["conductivity"] = "conductivity"
     component: Literal["mean", "xx", "yy", "zz", "xy", "ratio", "anisotropy"] = "mean"
@@ -62,12 +68,5 @@ class Conductivity(EffectiveObjective):
             return named(((lower - upper) / 2, (upper - lower) / 2), "laminate, one way", "laminate, other way")
         isotropic = bounds.conductivity(fraction, self.phases, dim)
         return named((lower, upper), "Wiener lower", "Wiener upper") | named(
-            isotropic, "Hashin-Shtrikman lower", "Hashin-Shtrikman upper"
+            isotropic, *(f"{_TIGHT[self.component == 'mean']} {end}" for end in ("lower", "upper"))
         )
-
-    def reference(self, designs: Tensor) -> Any:
-        """Bounds over the volume fraction, and where the designs lie on that axis."""
-        from latentopt import Reference
-
-        of_N = self.fractions(designs).flatten(1).mean(1)
-        return Reference("volume fraction", of_N, self.bounds(designs.ndim - 2), {})

@@ -29,7 +29,7 @@ class Microstructures(DecoderConfig):
 
     def build(self) -> Decoder:
         device = as_device(self.device)
-        tensors = _published("microstructures.safetensors")
+        tensors = published("microstructures.safetensors")
         with torch.device("meta"):  # the weights come next: none are drawn
             decoder, encoder = MicrostructureDecoder(), MicrostructureEncoder()
         for name, network in (("decoder", decoder), ("encoder", encoder)):
@@ -46,7 +46,7 @@ class Microstructures(DecoderConfig):
 
     def examples(self) -> Tensor:
         """Held-out structures `(96, 1, 64, 64)`, float32, centred: 16 of each of `structures.FAMILIES`, family by family."""
-        packed = _published("examples.safetensors")["phases"].numpy()
+        packed = published("examples.safetensors")["phases"].numpy()
         phases = np.unpackbits(packed, axis=-1).reshape(-1, SIZE, 2, SIZE, 2)
         return torch.from_numpy(phases.mean((2, 4), dtype=np.float32)[:, None])
 
@@ -65,7 +65,7 @@ def training_record() -> dict[str, Any]:
         ) from error
 
 
-def _published(name: str) -> dict[str, Tensor]:
+def published(name: str) -> dict[str, Tensor]:
     """The tensors of a file in data/, if they are those whose sum the training record holds."""
     try:
         expected = training_record()["sha256"][name]

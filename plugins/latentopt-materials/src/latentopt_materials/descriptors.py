@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from latentopt import Array, Candidates, ConfigError, Decoder, LeastSquares, Objective
+from latentopt import Array, Candidates, ConfigError, Decoder, LeastSquares, Objective, Reference
 from latentopt_materials.designs import MaterialObjective, targets_of
+from latentopt_materials.properties import SETS, THRESHOLD, are_known, over_volume_fraction, properties
 
 # Directions of the 26 neighbours and their shares of all directions, by Voronoi cells on the sphere (Lang and Ohser 2001).
 _SHARES_3D = {1: 2 * 0.045778, 2: 2 * 0.036981, 3: 2 * 0.035196}
@@ -24,6 +26,19 @@ class VolumeFraction(MaterialObjective):
     def build(self, decoder: Decoder) -> Objective:
         self.grid_of(decoder)
         return lambda c: self.fractions(c.designs).flatten(1).mean(1)
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs: over the interface length; with a threshold, over the volume fraction of the graded design."""
+        if not are_known(designs) or self.threshold not in (None, THRESHOLD):
+            return None
+        name, axis = ("volume fraction", "interface length")
+        of_N = interface_length(designs[:, 0].clamp(0, 1))
+        if self.threshold is not None:
+            name, axis = f"cut {name}", name
+            of_N = designs.clamp(0, 1).flatten(1).mean(1)
+        sets = {title: properties()[which] for which, title in SETS.items()}
+        known = {title: (one[axis][:, 0].float(), one[name][:, 0].float()) for title, one in sets.items()}
+        return Reference(axis, of_N, {}, known)
 
 
 # ---------------------------------------------------------------------- interface
@@ -40,18 +55,26 @@ class InterfaceLength(MaterialObjective):
     kind: Literal["interface_length"] = "interface_length"
 
     def build(self, decoder: Decoder) -> Objective:
-        grid = self.grid_of(decoder)
-        steps = _directions(len(grid))
+        self.grid_of(decoder)
+        return lambda c: interface_length(self.fractions(c.designs))
 
-        def value(c: Candidates) -> Tensor:
-            x = self.fractions(c.designs)
-            axes = tuple(range(1, x.ndim))
-            parts = [weight * (x - x.roll(step, axes)).abs().flatten(1).mean(1) for step, weight in steps.items()]
-            return torch.stack(parts).sum(0) * max(grid)
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction."""
+        if self.threshold is not None or not are_known(designs):
+            return None
+        known = over_volume_fraction(lambda one: one["interface length"][:, 0])
+        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
 
-        return value
+
+def interface_length(x: Tensor) -> Tensor:
+    """Of volume fractions `(N, *grid)`, `(N,)`."""
+    axes = tuple(range(1, x.ndim))
+    steps = _directions(len(axes))
+    parts = [weight * (x - x.roll(step, axes)).abs().flatten(1).mean(1) for step, weight in steps.items()]
+    return torch.stack(parts).sum(0) * max(x.shape[1:])
 
 
+@lru_cache
 def _directions(dim: int) -> dict[tuple[int, ...], float]:
     """Steps to neighbours, one of each opposite pair, and what a mean absolute step along each adds to the interface.
 
@@ -198,6 +221,18 @@ class ThinParts(MaterialObjective):
             return torch.stack([lost(x) for x in parts]).sum(0)
 
         return value
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction, for the default disc and phases."""
+        usual = type(self).model_fields
+        if (self.diameter, self.phase, self.threshold) != tuple(
+            usual[name].default for name in ("diameter", "phase", "threshold")
+        ):
+            return None
+        if not are_known(designs):
+            return None
+        known = over_volume_fraction(lambda one: one["thin parts"][:, 0])
+        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
 
 
 def disc(diameter: int, dim: int) -> list[tuple[int, ...]]:

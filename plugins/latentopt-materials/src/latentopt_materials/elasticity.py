@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class Stiffness(EffectiveObjective):
     Young's moduli and Poisson's ratios are those of the 2-D stiffness.
     Grey designs mix K and G separately (`exponent`). Bounds hold for designs of two pure phases.
     """
+
+    decided_by: ClassVar[tuple[str, ...]] = ("young", "poisson", "plane")
 
     kind: Literal["stiffness"] = "stiffness"
     component: Literal[
@@ -101,13 +103,6 @@ class Stiffness(EffectiveObjective):
         reuss = torch.linalg.inv(torch.einsum("kp,pij->kij", share, torch.linalg.inv(phases)))
         read = self.measured(dim).number if self.component.startswith("young") else _entry(_DIRECT[dim][self.component])
         return named((read(reuss), read(voigt)), "Reuss", "Voigt")
-
-    def reference(self, designs: Tensor) -> Any:
-        """Bounds over the volume fraction, and where the designs lie on that axis."""
-        from latentopt import Reference
-
-        of_N = self.fractions(designs).flatten(1).mean(1)
-        return Reference("volume fraction", of_N, self.bounds(designs.ndim - 2), {})
 
 
 def _entry(row: int) -> Callable[[Tensor], Tensor]:

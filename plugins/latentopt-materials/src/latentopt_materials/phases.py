@@ -9,10 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Candidates, Decoder, Objective
+from latentopt import Candidates, Decoder, Objective, Reference
 from latentopt_materials.designs import MaterialObjective
 from latentopt_materials.homogenise import effective
 from latentopt_materials.laws import Law
+from latentopt_materials.properties import COLUMNS, SETS, THRESHOLD, are_known, properties, symmetric
 from latentopt_materials.solver import Accuracy
 
 Positive = Annotated[float, Field(gt=0)]
@@ -38,6 +39,7 @@ class EffectiveObjective(MaterialObjective):
     """
 
     waits_for_device: ClassVar[bool] = True  # once every four iterations: rows that are solved leave
+    decided_by: ClassVar[tuple[str, ...]] = ()  # options that decide the tensor, besides `exponent` and `threshold`
 
     exponent: float = Field(default=1.0, ge=1, le=10)
     tolerance: float = Field(default=1e-4, gt=0, le=0.1)
@@ -90,6 +92,31 @@ class EffectiveObjective(MaterialObjective):
         """The same as curves over the volume fraction, each `(axis (K,), value (K,))`."""
         axis = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
         return {name: (axis.float(), value.float()) for name, value in self.curves(axis, dim).items()}
+
+    def known(self, designs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Volume fractions and values of the known designs, by set; none where their properties have not been computed.
+
+        They have for the default phases, mixed without exponent; of conductivities also for a threshold of 0.5.
+        """
+        cut = "" if self.threshold is None else "cut "
+        column = f"{cut}{self.kind_name()}"
+        usual = all(
+            getattr(self, name) == type(self).model_fields[name].default for name in (*self.decided_by, "exponent")
+        )
+        if not usual or column not in COLUMNS or self.threshold not in (None, THRESHOLD) or not are_known(designs):
+            return {}
+        measure, found = self.measured(2), {}
+        loads = measure.loads.double()
+        for which, title in SETS.items():
+            one = properties()[which]
+            value = measure.number(loads @ symmetric(one[column]) @ loads.T)
+            found[title] = (one[f"{cut}volume fraction"][:, 0].float(), value.float())
+        return found
+
+    def reference(self, designs: Tensor) -> Reference:
+        """Bounds over the volume fraction, where the designs lie on that axis, and known designs."""
+        of_N = self.fractions(designs).flatten(1).mean(1)
+        return Reference("volume fraction", of_N, self.bounds(designs.ndim - 2), self.known(designs))
 
 
 def named(lower_and_upper: tuple[Tensor, Tensor], lower: str, upper: str) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ from pydantic import Field
 from scipy import fft, ndimage
 from torch import Tensor
 
-from latentopt import Candidates, ConfigError, Decoder, Objective
+from latentopt import Candidates, ConfigError, Decoder, Objective, Reference
 from latentopt_materials.descriptors import disc
 from latentopt_materials.designs import MaterialObjective
+from latentopt_materials.properties import THRESHOLD, are_known, over_volume_fraction
 
 Mask = NDArray[np.bool_]
 
@@ -79,6 +80,15 @@ class Percolation(HostObjective):
             return float(good[labels].sum()) / count if count else 0.0
 
         return share
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction, of the white phase and neighbours that share a side."""
+        if self.phase != "white" or self.corners or self.threshold != THRESHOLD or not are_known(designs):
+            return None
+        # Two clusters of the plane that go on for ever go the same way, or they would cross: all of a direction, or none.
+        read = {"x": lambda s: s[:, 0], "y": lambda s: s[:, 1], "any": lambda s: s.amax(1), "all": lambda s: s.amin(1)}
+        known = over_volume_fraction(lambda one: read[self.direction](one["percolation"]))
+        return Reference("volume fraction", designs.clamp(0, 1).flatten(1).mean(1), {}, known)
 
 
 def clusters(phase: Mask, *, corners: bool = False) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

@@ -1,0 +1,236 @@
+"""Run what the package ships, and set it beside bounds and known designs. `python scripts/runs.py` writes README's tables.
+
+The tests load this file too, and hold the figures to limits.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import latentopt as lo
+from latentopt_materials import Stiffness, TwoPoint, bounds, known_designs
+from latentopt_materials.properties import SETS, properties
+
+README = Path(__file__).parents[1] / "README.md"
+RANGE = 9.0  # of conductivity, between the phases
+GRID_V, GRID_S = (0.3, 0.4, 0.5, 0.6, 0.7), (0.2, 0.4, 0.6, 0.8)
+
+
+def run(name: str, *changes: str, out: Path | None = None) -> tuple[lo.Result, float]:
+    """A shipped run, with changes as `--set` takes them, and the seconds that it took; loading the decoder counts."""
+    began = time.perf_counter()
+    found = lo.run(f"materials:{name}", changes=changes, out=out)
+    return found, time.perf_counter() - began
+
+
+# ---------------------------------------------------------------------- conductivity at a volume fraction
+
+
+def wish(v: float, s: float) -> float:
+    """The conductivity that lies the share s of the way between the bounds of Hashin and Shtrikman at v."""
+    low, high = bounds.conductivity(torch.tensor([v], dtype=torch.float64), (1.0, 10.0), 2)
+    return round(float(low + s * (high - low)), 2)
+
+
+def hit(v: float, k: float) -> dict[str, Any]:
+    """The run `demo` with other wishes: how far off it is, as shares of the range between the phases, and its realism."""
+    found, seconds = run("demo", f"task.objectives.0.goal.equals={k}", f"task.objectives.1.goal.equals={v}")
+    best = found.best
+    known = {
+        one.name: (abs(one.terms["conductivity"] - k) / RANGE, abs(one.terms["volume_fraction"] - v))
+        for one in lo.standings(found)
+    }
+    return {
+        "v": v,
+        "k": k,
+        "off": abs(float(best.terms["conductivity"]) - k) / RANGE,
+        "v off": abs(float(best.terms["volume_fraction"]) - v),
+        "thresholded": float(best.measures["conductivity as thresholded"]),
+        "v thresholded": float(best.measures["volume fraction as thresholded"]),
+        "inside": bool(best.realism.inside),
+        "loss": float(best.loss),
+        "known losses": [one.loss for one in lo.standings(found)],
+        "known": known,
+        "seconds": seconds,
+    }
+
+
+# ---------------------------------------------------------------------- known designs that no table holds
+
+
+def closest_statistics(target: Tensor) -> dict[str, float]:
+    """By set, the least `two_point` of known designs to a target `(1, 1, 64, 64)`. A minute of CPU."""
+    two_point, aim = TwoPoint(), TwoPoint().statistics(target)
+    return {
+        which: min(
+            float((two_point.statistics(part) - aim).square().mean(1).min()) for part in known_designs(which).split(500)
+        )
+        for which in SETS
+    }
+
+
+def least_change(target: Tensor, conductivity: float) -> dict[str, float]:
+    """By set, how near the nearest known design is that conducts so much: the mean absolute difference. A minute of CPU."""
+    found = {}
+    for which in SETS:
+        tensor = properties()[which]["conductivity"]
+        enough = (tensor[:, 0] + tensor[:, 2]) / 2 >= conductivity
+        found[which] = float((known_designs(which)[enough] - target).abs().mean((1, 2, 3)).min())
+    return found
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def grid_table() -> str:
+    """Conductivities k over volume fractions v."""
+    lines = [
+        "| v | k (share of the way between the bounds) | error of k | of v | as thresholded: k, v | "
+        "of the best of 20,000 draws: error of k | of v | realism | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for v in GRID_V:
+        for s in GRID_S:
+            one = hit(v, wish(v, s))
+            draws = one["known"][SETS["draws"]]
+            lines.append(
+                f"| {v} | {one['k']:.2f} ({s:.0%}) | {one['off']:.4%} | {one['v off']:.5f} | "
+                f"{one['thresholded']:.2f}, {one['v thresholded']:.3f} | {draws[0]:.2%} | {draws[1]:.4f} | "
+                f"{'inside' if one['inside'] else 'outside'} | {one['seconds']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def runs_table() -> str:
+    """What every shipped run finds."""
+    lines = [
+        "| run | asks for | finds | theory allows | best of 20,000 draws | best of 24,000 training structures | "
+        "as thresholded | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+
+    def add(*cells: str | float) -> None:
+        lines.append("| " + " | ".join(f"{c:.1f}" if isinstance(c, float) else c for c in cells) + " |")
+
+    def known(found: lo.Result, term: str, form: str = ".3f") -> list[str]:
+        return [f"{one.terms[term]:{form}}" for one in lo.standings(found)]
+
+    found, seconds = run("demo")
+    best, at = found.best, found.best.terms
+    low, high = (float(b[0]) for b in bounds.conductivity(torch.tensor([0.5], dtype=torch.float64), (1.0, 10.0), 2))
+    known_k = [f"{one.terms['conductivity']:.4f}, {one.terms['volume_fraction']:.4f}" for one in lo.standings(found)]
+    cut = ", ".join(
+        f"{float(best.measures[f'{name} as thresholded']):.3f}" for name in ("conductivity", "volume fraction")
+    )
+    add(
+        "`demo`",
+        "conductivity 3.5 at volume fraction 0.5",
+        f"{float(at['conductivity']):.4f}, {float(at['volume_fraction']):.4f}",
+        f"{low:.2f} to {high:.2f}",
+        *known_k,
+        cut,
+        seconds,
+    )
+    found, seconds = run("anisotropic")
+    v = float(found.best.terms["volume_fraction"])
+    lower, upper = bounds.means(torch.tensor(v), (1.0, 10.0))
+    add(
+        "`anisotropic`",
+        "most anisotropy of conductivity, volume fraction 0.49 to 0.51",
+        f"{float(found.best.terms['anisotropy']):.3f}",
+        f"{float(upper / lower):.3f} (a laminate)",
+        *known(found, "anisotropy"),
+        f"{float(found.best.measures['anisotropy as thresholded']):.3f}",
+        seconds,
+    )
+    found, seconds = run("front")
+    ends = [f"{float(found.terms[name].max()):.2f}" for name in ("conductivity along x", "stiffness along y")]
+    add(
+        "`front`",
+        "most conductivity along x and most stiffness along y, volume fraction 0.49 to 0.51",
+        f"{len(found)} designs, hypervolume {float(found.hypervolumes[0]):.2f}, ends {', '.join(ends)}",
+        f"{_wiener(0.51):.2f}, {_voigt(0.51):.2f} (each alone)",
+        *(f"hypervolume {one.hypervolume:.2f}" for one in lo.standings(found)),
+        f"ends {float(found.measures['conductivity as thresholded'].max()):.2f}, "
+        f"{float(found.measures['stiffness as thresholded'].max()):.2f}",
+        seconds,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        found, seconds = run("percolating", out=Path(folder) / "explored")
+        add(
+            "`percolating`",
+            "least white that percolates along x and y, no thin parts",
+            f"{float(found.best.loss):.4f}",
+            "",
+            *known(found, "volume_fraction"),
+            "",
+            seconds,
+        )
+        found, seconds = run("polish", f"task.starts.0.folder={folder}/explored")
+        add(
+            "`polish`",
+            "the same with gradients: conducts 1.5 along x and y, no thin parts",
+            f"{float(found.best.loss):.4f}; percolates: {float(found.best.measures['percolation']):.0%}",
+            f"{_lightest(1.5):.3f}",
+            *known(found, "volume_fraction"),
+            "",
+            seconds,
+        )
+    found, seconds = run("statistics")
+    near = closest_statistics(found.targets)
+    add(
+        "`statistics`",
+        "the two-point correlation of `structure.png` (root mean square difference)",
+        f"{math.sqrt(found.best.loss):.5f}; conducts {float(found.best.measures['conductivity']):.2f}, the structure 2.23",
+        "0",
+        *(f"{math.sqrt(near[which]):.4f}" for which in SETS),
+        f"conducts {float(found.best.measures['conductivity as thresholded']):.2f}",
+        seconds,
+    )
+    found, seconds = run("improve")
+    near = least_change(found.targets, 2.45)
+    add(
+        "`improve`",
+        "ten per cent more conductivity than `structure.png`, 2.45, by the least change",
+        f"{float(found.best.loss):.2%} of the cell; {float(found.best.terms['conductivity']):.2f}",
+        "",
+        *(f"{near[which]:.1%}" for which in SETS),
+        f"conducts {float(found.best.measures['conductivity as thresholded']):.2f}",
+        seconds,
+    )
+    return "\n".join(lines)
+
+
+def _wiener(v: float) -> float:
+    return float(bounds.means(torch.tensor(v), (1.0, 10.0))[1])
+
+
+def _voigt(v: float) -> float:
+    return float(Stiffness(component="young_y").curves(torch.tensor([v], dtype=torch.float64), 2)["Voigt"][0])
+
+
+def _lightest(k: float) -> float:
+    """The least volume fraction at which a mean conductivity of k is possible, by Hashin and Shtrikman."""
+    v = torch.linspace(0, 1, 10_001, dtype=torch.float64)
+    return float(v[(bounds.conductivity(v, (1.0, 10.0), 2)[1] >= k).nonzero()[0, 0]])
+
+
+def main() -> None:
+    """Write README's tables."""
+    text = README.read_text()
+    for name, table in (("runs", runs_table()), ("grid", grid_table())):
+        before, _, rest = text.partition(f"<!-- begin {name} -->")
+        after = rest.partition(f"<!-- end {name} -->")[2]
+        text = f"{before}<!-- begin {name} -->\n{table}\n<!-- end {name} -->{after}"
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Properties of known designs, computed once (scripts/known_properties.py): what answers are compared with.
+
+data/known.safetensors holds them for what `known_designs` gives, in its order, as 16-bit integers between the extremes of a
+column. Objectives look their values up here where their options are those that the properties were computed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from latentopt_materials.decoders import published
+from latentopt_materials.structures import SIZE
+
+SETS = {"draws": "20,000 draws from the prior", "training": "24,000 training structures"}  # by `known_designs`' names
+FILE = "known.safetensors"
+THRESHOLD = 0.5  # of the designs cut into two pure phases, whose properties have "cut " before their names
+# Conductivities and stiffnesses of the default phases, thin parts by the default disc, percolation of the white phase.
+COLUMNS = {  # of each property
+    "conductivity": ("xx", "xy", "yy"),
+    "cut conductivity": ("xx", "xy", "yy"),
+    "stiffness": ("xx,xx", "xx,yy", "xx,xy", "yy,yy", "yy,xy", "xy,xy"),
+    "volume fraction": ("",),
+    "cut volume fraction": ("",),
+    "interface length": ("",),
+    "thin parts": ("",),
+    "percolation": ("x", "y"),
+}
+_STEPS = 65_535  # between the least and the most of a column
+
+
+def pack(found: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of the file, from the properties `(P, columns)` of each set by name."""
+    tensors = {}
+    for name in COLUMNS:
+        every = torch.cat([one[name].double() for one in found.values()])
+        low, high = every.amin(0), every.amax(0)
+        tensors[f"range.{name}"] = torch.stack([low, high]).float()
+        low, high = tensors[f"range.{name}"].double()
+        for which, one in found.items():
+            share = ((one[name].double() - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+            tensors[f"{which}.{name}"] = ((share * _STEPS).round() - (_STEPS + 1) // 2).to(torch.int16)
+    return tensors
+
+
+def unpack(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The properties `(P, columns)`, float64, of each set by name: right to a 130,000th of a column's range."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for which in SETS:
+        found[which] = {}
+        for name in COLUMNS:
+            low, high = tensors[f"range.{name}"].double()
+            share = (tensors[f"{which}.{name}"].double() + (_STEPS + 1) // 2) / _STEPS
+            found[which][name] = low + share * (high - low)
+    return found
+
+
+@lru_cache(maxsize=1)
+def properties() -> dict[str, dict[str, Tensor]]:
+    """What the package holds: by set ("draws", "training") and by name of `COLUMNS`, `(P, columns)`, float64.
+
+    Raises `DecoderError` where the file is not the one that was published.
+    """
+    return unpack(published(FILE))
+
+
+def are_known(designs: Tensor) -> bool:
+    """Whether designs are of the kind that the known ones are: pictures `(N, 1, 64, 64)`."""
+    return designs.shape[1:] == (1, SIZE, SIZE)
+
+
+def over_volume_fraction(number: Callable[[dict[str, Tensor]], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What a reference says of known designs: by set, their volume fractions and a number `(P,)` of their properties."""
+    return {
+        title: (properties()[which]["volume fraction"][:, 0].float(), number(properties()[which]).float())
+        for which, title in SETS.items()
+    }
+
+
+def symmetric(entries: Tensor) -> Tensor:
+    """Symmetric tensors `(P, L, L)` from the entries on and above their diagonals, row by row, `(P, L (L + 1) / 2)`."""
+    size = {3: 2, 6: 3}[entries.shape[1]]
+    i, j = torch.triu_indices(size, size)
+    found = entries.new_zeros(len(entries), size, size)
+    found[:, i, j] = entries
+    found[:, j, i] = entries
+    return found
+
+
+def upper(tensors: Tensor) -> Tensor:
+    """The entries on and above the diagonals of `(P, L, L)`, row by row."""
+    i, j = torch.triu_indices(*tensors.shape[1:])
+    return tensors[:, i, j]
