@@ -2,8 +2,8 @@
 
 import os
 import random
-import statistics
 import signal
+import statistics
 import subprocess
 import sys
 import time
