@@ -32,14 +32,14 @@ def cloud(ax: Axes, sets: Mapping[str, tuple[Tensor, Tensor]], size: float = 2) 
     """Known designs, some of each set, behind all else."""
     for colour, (name, (x, y)) in zip(CLOUDS, sets.items(), strict=True):
         step = -(-len(x) // 4000)
-        ax.scatter(x[::step], y[::step], s=size, color=colour, linewidths=0, rasterized=True)
+        ax.scatter(x[::step].numpy(), y[::step].numpy(), s=size, color=colour, linewidths=0, rasterized=True)
         ax.scatter([], [], s=30, color=colour, label=name)  # a dot for the legend that can be seen
 
 
 def picture(ax: Axes, design: Tensor, title: str, tiles: int = 2) -> None:
     """A structure, so many cells each way."""
     shown = Microstructures().draw(design[None])[0, 0] if tiles == 2 else design[0]
-    ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_title(title, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -55,7 +55,7 @@ def bounds_picture(found: Sequence[lo.Result]) -> Figure:
     for stem, colour in (("Wiener", GREEN), ("Hashin-Shtrikman", PURPLE)):
         for end in ("lower", "upper"):
             label = f"{stem} bounds" if end == "lower" else None
-            ax.plot(*reference.bounds[f"{stem} {end}"], color=colour, lw=1.6, label=label)
+            ax.plot(*(one.numpy() for one in reference.bounds[f"{stem} {end}"]), color=colour, lw=1.6, label=label)
     best = [one.best for one in found]
     at = [(float(one.terms["volume_fraction"]), float(one.terms["conductivity"])) for one in best]
     ax.scatter(*zip(*at, strict=True), s=26, color=ORANGE, zorder=3, label="found")
@@ -85,7 +85,7 @@ def front_picture(found: lo.Result, half: float = 0.01) -> Figure:
     cloud(ax, sets, size=6)
     x, y = (found.terms[name] for name in found.objectives)
     order = x.argsort()
-    ax.plot(x[order], y[order], color=BLUE, lw=1, marker="o", ms=4, label="found: the front")
+    ax.plot(x[order].numpy(), y[order].numpy(), color=BLUE, lw=1, marker="o", ms=4, label="found: the front")
     ax.set(
         xlabel="conductivity along x",
         ylabel="stiffness along y",
@@ -100,7 +100,7 @@ def front_picture(found: lo.Result, half: float = 0.01) -> Figure:
         row = int(order[(along - share * along[-1]).abs().argmin()])
         tile = Microstructures().draw(found.designs[row : row + 1])[0, 0]
         box = AnnotationBbox(
-            OffsetImage(tile, cmap="gray", zoom=0.42, interpolation="nearest"),
+            OffsetImage(tile.numpy(), cmap="gray", zoom=0.42, interpolation="nearest"),
             (float(x[row]), float(y[row])),
             xybox=(30 + 18 * share, 52 - 8 * share),
             boxcoords="offset points",
@@ -123,7 +123,7 @@ def gallery_picture(runs: Mapping[str, lo.Result]) -> Figure:
     picture(axes[3], best["statistics"].design, "from its statistics")
     picture(axes[4], best["improve"].design, "improved by 10 %")
     change = best["improve"].design[0] - target[0]
-    axes[5].imshow(change.repeat(2, 2), cmap="PuOr", vmin=-1, vmax=1)
+    axes[5].imshow(change.repeat(2, 2).numpy(), cmap="PuOr", vmin=-1, vmax=1)
     axes[5].set_title(f"changed: {best['improve'].loss:.1%}", fontsize=9)
     axes[5].set_xticks([])
     axes[5].set_yticks([])
