@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def shell(line):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """The page's names, once all of it ran."""
-    folder, space, said = tmp_path_factory.mktemp("page"), {"__name__": "page"}, ""
+    folder, space, said = tmp_path_factory.mktemp("page"), {}, ""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PWD", str(folder))
@@ -38,7 +39,8 @@ def ran(tmp_path_factory):
             if language == "sh":
                 said = "".join(map(shell, text.splitlines()))
             elif language == "python":
-                exec(compile(text, str(PAGE), "exec"), space)
+                (folder / "block.py").write_text(text)
+                space = runpy.run_path(str(folder / "block.py"), init_globals=space)
             else:
                 assert language == "text"
                 for line in text.splitlines():
