@@ -45,7 +45,7 @@ class Known:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """Known designs by a run's own losses of each objective `(P, K)` and violations `(P,)`, and their terms by name."""
+    """Known designs by a run's own losses of each objective `(P, K)`, violations `(P,)`, and terms `(P,)`."""
 
     name: str
     losses_PK: Tensor

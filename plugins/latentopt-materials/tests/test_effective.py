@@ -188,3 +188,19 @@ def test_float32_has_its_limit():
     with pytest.raises(ValueError, match=r"float32 reaches a tolerance of 1e-06, got 1e-09: set precision: float64"):
         Conductivity(tolerance=1e-9)
     Conductivity(tolerance=1e-9, precision="float64")
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (16, 16), (1, 3, 16, 16), (0, 1, 16, 16)])
+def test_designs_of_another_shape_are_refused(shape):
+    with pytest.raises(lo.ShapeError, match=r"effective tensors are of designs \(N, 1, H, W\) or"):
+        Conductivity().tensors(torch.zeros(shape))
+
+
+def test_contrasts_beyond_what_is_solved_rightly_are_refused():
+    with pytest.raises(
+        lo.ConfigError, match=r"phases of a contrast of 1e\+05, float32 is right up to 10000: bring them nearer, or"
+    ):
+        Conductivity(phases=(1.0, 1e5)).build(decoder(16, 16))
+    assert Conductivity(phases=(1.0, 1e5), precision="float64").build(decoder(16, 16))
+    with pytest.raises(lo.ConfigError, match=r"float64 is right up to 1e\+08: bring them nearer$"):
+        Conductivity(phases=(1.0, 1e9), precision="float64").build(decoder(16, 16))

@@ -85,7 +85,7 @@ def test_effective_conductivity_of_grey_designs_is_that_of_their_pixels():
 
 
 def test_the_readmes_code_runs(tmp_path):
-    blocks = README.read_text().split("```python\n")[1:]
+    blocks = README.read_text().partition("## Solver")[2].split("```python\n")[1:]  # test_readme.py runs the others
     assert blocks
     for block in blocks:
         (tmp_path / "block.py").write_text(block.split("```")[0])

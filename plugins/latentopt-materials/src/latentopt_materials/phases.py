@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Candidates, Decoder, Objective, Reference
+from latentopt import Candidates, ConfigError, Decoder, Objective, Reference, ShapeError
 from latentopt_materials.designs import MaterialObjective
 from latentopt_materials.homogenise import effective
 from latentopt_materials.laws import Law
@@ -18,6 +18,7 @@ from latentopt_materials.solver import Accuracy
 
 Positive = Annotated[float, Field(gt=0)]
 _LEAST_TOLERANCE = 1e-6  # of float32: its rounding is of this size at a contrast of 1000 (README)
+_CONTRASTS = {"float32": 1e4, "float64": 1e8}  # tested at 1000; the rounding of a solve grows with the contrast
 _POINTS = 101  # of a bound's curve
 
 
@@ -67,7 +68,14 @@ class EffectiveObjective(MaterialObjective):
         raise NotImplementedError
 
     def tensors(self, designs: Tensor, loads: Tensor | None = None) -> Tensor:
-        """The effective tensors of designs `(N, 1, *grid)`, `(N, L, L)`; all unit loads by default. Differentiable."""
+        """The effective tensors of designs `(N, 1, *grid)`, `(N, L, L)`; all unit loads by default. Differentiable.
+
+        Raises `ShapeError` for designs of another shape.
+        """
+        if designs.ndim not in (4, 5) or designs.shape[1] != 1 or min(designs.shape) < 1:
+            raise ShapeError(
+                f"effective tensors are of designs (N, 1, H, W) or (N, 1, D, H, W), got shape {tuple(designs.shape)}"
+            )
         fraction = self.fractions(designs).to(getattr(torch, self.precision))
         fraction = fraction if self.exponent == 1 else fraction**self.exponent
         law, phases = self.law(fraction.ndim - 1), self.moduli(fraction.ndim - 1).to(fraction)
@@ -77,7 +85,14 @@ class EffectiveObjective(MaterialObjective):
         return effective(moduli, law, loads=loads, reference=phases.amin(1).double().cpu(), accuracy=accuracy)
 
     def build(self, decoder: Decoder) -> Objective:
-        measure = self.measured(len(self.grid_of(decoder)))
+        dim = len(self.grid_of(decoder))
+        measure, phases = self.measured(dim), self.moduli(dim)
+        contrast, most = float((phases.amax(1) / phases.amin(1)).max()), _CONTRASTS[self.precision]
+        if contrast > most:
+            raise ConfigError(
+                f"objective {self.kind_name()!r} has phases of a contrast of {contrast:.3g}, {self.precision} is right up to "
+                f"{most:g}: bring them nearer" + (", or set precision: float64" if self.precision == "float32" else "")
+            )
 
         def value(c: Candidates) -> Tensor:
             return measure.number(self.tensors(c.designs, measure.loads)).to(c.latents.dtype)
