@@ -7,7 +7,7 @@ import torch
 
 import latentopt as lo
 from latentopt.testing import ObjectiveConformance, ToyImages
-from latentopt_materials import InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
+from latentopt_materials import Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
 
 
 def decoder(*grid):
@@ -34,6 +34,16 @@ class InSpace(ObjectiveConformance):
 
 class TestVolumeFraction(OnCells):
     config = VolumeFraction()
+
+
+class TestGrey(OnCells):
+    config = Grey()
+
+
+def test_grey_is_how_far_a_design_is_from_two_pure_phases():
+    x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 2, 2)
+    assert value(Grey(), x).item() == pytest.approx((0 + 0 + 1 + 0.75) / 4)
+    assert value(Grey(threshold=0.4), x).item() == 0
 
 
 class TestThresholdedVolumeFraction(OnCells):

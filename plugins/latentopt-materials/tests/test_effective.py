@@ -204,3 +204,11 @@ def test_contrasts_beyond_what_is_solved_rightly_are_refused():
     assert Conductivity(phases=(1.0, 1e5), precision="float64").build(decoder(16, 16))
     with pytest.raises(lo.ConfigError, match=r"float64 is right up to 1e\+08: bring them nearer$"):
         Conductivity(phases=(1.0, 1e9), precision="float64").build(decoder(16, 16))
+
+
+def test_a_run_says_that_grey_pixels_count():
+    given = {"search": {"kind": "adam", "steps": 2}, "starts": ["mean"]}
+    notes = lo.optimize(decoder(16, 16), objectives=[Conductivity()], **given).notes
+    assert any(note.startswith("'conductivity' judges designs as they are decoded, grey pixels too") for note in notes)
+    cut = Conductivity(threshold=0.5)
+    assert not hasattr(cut.build(decoder(16, 16)), "notes")

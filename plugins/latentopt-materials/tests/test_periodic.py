@@ -1,7 +1,9 @@
 """Centring and turning: the same material, in one place; eight symmetries of the square."""
 
+import pytest
 import torch
 
+import latentopt as lo
 from latentopt_materials.periodic import centred, peak, turned
 from latentopt_materials.quality import interface_length, two_point
 from latentopt_materials.structures import make_structures
@@ -42,3 +44,8 @@ def test_turns_are_the_eight_symmetries_about_the_middle_pixel():
         for other in guises[:i]:
             assert not torch.equal(one, other)
     assert torch.equal(turned(turned(x, 2), 2), x)
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(lo.ShapeError, match=r"structures are \(N, 1, H, W\), got shape \(64, 64\)"):
+        centred(torch.zeros(64, 64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from latentopt import DecoderConfig, ObjectiveConfig, hookimpl
 from latentopt_materials.conductivity import Conductivity
 from latentopt_materials.decoders import Microstructures
-from latentopt_materials.descriptors import InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
+from latentopt_materials.descriptors import Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
 from latentopt_materials.elasticity import Stiffness
 from latentopt_materials.known import known_designs
 from latentopt_materials.periodic import centred
@@ -17,6 +17,7 @@ __all__ = [
     "OBJECTIVES",
     "Conductivity",
     "FeatureSize",
+    "Grey",
     "InterfaceLength",
     "LinealPath",
     "Microstructures",
@@ -34,6 +35,7 @@ OBJECTIVES: tuple[type[ObjectiveConfig], ...] = (
     Conductivity,
     Stiffness,
     VolumeFraction,
+    Grey,
     InterfaceLength,
     TwoPoint,
     LinealPath,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentopt import ShapeError
+
 _SMOOTHING = 5.0  # pixels: about the radius of the smallest features
 
 
@@ -13,8 +15,10 @@ def centred(designs: Tensor) -> Tensor:
 
     A periodic structure has no corner: its H x W shifts are one material. The decoder knows each material in one of them, so
     that its latents tell shapes and not places: where phase 1, smoothed by a Gaussian of 5 pixels, is at its highest.
-    Designs go through `centred` before they are encoded. Shifts are whole pixels.
+    Designs go through `centred` before they are encoded. Shifts are whole pixels. Raises `ShapeError` for other shapes.
     """
+    if designs.ndim != 4 or designs.shape[1] != 1:
+        raise ShapeError(f"structures are (N, 1, H, W), got shape {tuple(designs.shape)}")
     rows, columns = peak(designs)
     height, width = designs.shape[-2:]
     index_y = (torch.arange(height, device=designs.device) + (rows - height // 2)[:, None]) % height

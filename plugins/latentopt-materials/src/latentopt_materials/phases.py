@@ -19,6 +19,10 @@ from latentopt_materials.solver import Accuracy
 Positive = Annotated[float, Field(gt=0)]
 _LEAST_TOLERANCE = 1e-6  # of float32: its rounding is of this size at a contrast of 1000 (README)
 _CONTRASTS = {"float32": 1e4, "float64": 1e8}  # tested at 1000; the rounding of a solve grows with the contrast
+_GREY = (
+    "{0!r} judges designs as they are decoded, grey pixels too: a measure {{kind: {0}, threshold: 0.5}} says what two pure "
+    "phases have, and a constraint {{kind: grey, goal: {{at_most: 0.06}}}} keeps designs crisp"
+)
 _POINTS = 101  # of a bound's curve
 
 
@@ -97,6 +101,8 @@ class EffectiveObjective(MaterialObjective):
         def value(c: Candidates) -> Tensor:
             return measure.number(self.tensors(c.designs, measure.loads)).to(c.latents.dtype)
 
+        if self.threshold is None:
+            value.notes = [_GREY.format(self.kind_name())]  # type: ignore[attr-defined]
         return value
 
     def curves(self, fraction: Tensor, dim: int) -> dict[str, Tensor]:
