@@ -86,10 +86,10 @@ class Report:
     """One look at a run. Losses are best-so-far; `best_T` has one a target, `rows_N` one a row of the stage. A target's best
     row is that with the least loss of those that break the constraints least.
 
-    `entrant` numbers the searches that race in one stage. `percentile_T` says how far out each target's best row lies: the
-    share of the prior's draws with a smaller radius, in per cent. `terms` are the raw values
-    of each objective and constraint by name, one a target, that the same rows had when they became the best; empty in older
-    records. Both are NaN where no row has a finite loss.
+    `entrant` numbers the searches that race in one stage. `percentile_T` says how far out each target's best row lies:
+    the share of the prior's draws with a smaller radius, in per cent. `terms` are the raw values of each objective and
+    constraint by name, one a target, that the same rows had when they became the best; empty in older records. Both are
+    NaN where no row has a finite loss.
     """
 
     __slots__ = ("__dict__", "_best_z_TD")  # beside the fields: records of a run (`vars`) hold plain numbers only

@@ -109,8 +109,8 @@ def _term(axes: Axes, curve: TermCurve) -> None:
     if min(shown, default=0.0) > 0 and max(shown) > 3 * min(shown):
         axes.set_yscale("log")
     axes.set_title(curve.name, size=9, color=INK, loc="left", parse_math=False, pad=16)
-    axes.annotate(curve.goal, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", size=8, color=QUIET,
-                  parse_math=False)  # fmt: skip
+    above = axes.annotate(curve.goal, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points")
+    above.set(size=8, color=QUIET, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(FuncFormatter(_spaced))
     quiet_axes(axes)

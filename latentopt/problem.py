@@ -64,9 +64,8 @@ class Problem:
         self.targets, self.pareto = targets, pareto
         self.across_rows = any(term.across_rows for term in (*self.terms, *self.constraints))
         self._without_gradient: list[str] = []
-        self.seen: dict[
-            str, list[float]
-        ] = {}  # what the check found: some latents and values of designs, each term's values
+        # what the check found: some latents, some values of designs, each term's values
+        self.seen: dict[str, list[float]] = {}
         self._constant: dict[str, float] = {}  # terms that gave one number for all draws of the check
         equal = [isinstance(c.goal, Bound) and c.goal.equals is not None for c in self.constraints]
         self.equality_C = torch.tensor(equal, dtype=torch.bool, device=decoder.device)

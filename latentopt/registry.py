@@ -15,9 +15,9 @@ import pluggy
 from latentopt import hookspecs
 from latentopt.errors import ConfigError, PluginError
 from latentopt.interfaces import SLOTS, PluginConfig
+from latentopt.shipped import GROUP
 from latentopt.wording import suggest
 
-GROUP = "latentopt"
 SELECT = "LATENTOPT_PLUGINS"
 
 

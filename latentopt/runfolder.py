@@ -61,23 +61,6 @@ class RunFolder:
         seen: dict[str, list[float]],
     ) -> None:
         """Write what the run is, before its first step. `seen` are the figures of the check at the door."""
-        self._begin(config, arrays, decoder, targets, notes, seen)
-
-    def keep(self, draws: Draws, decoder: Decoder, began: str) -> None:
-        """Write draws or a path, which are made in one go: what the run is, and what came of it."""
-        self._begin(draws.config, draws.arrays, decoder, None, [], {})
-        self.about["began"] = began
-        self.finish(draws)
-
-    def _begin(
-        self,
-        config: dict[str, Any],
-        arrays: dict[str, Tensor],
-        decoder: Decoder,
-        targets: Tensor | None,
-        notes: list[str],
-        seen: dict[str, list[float]],
-    ) -> None:
         save_config(self.path, config, arrays)
         self._at_work = True
         self.about = {
@@ -97,6 +80,12 @@ class RunFolder:
             ],
         }
         self._write_about()
+
+    def keep(self, draws: Draws, decoder: Decoder, began: str) -> None:
+        """Write draws or a path, which are made in one go: what the run is, and what came of it."""
+        self.begin(draws.config, draws.arrays, decoder, None, [], {})
+        self.about["began"] = began
+        self.finish(draws)
 
     def go_on(self, decoder: Decoder, targets: Tensor | None, seen: dict[str, list[float]]) -> list[str]:
         """Check that decoder, targets and what was `seen` are those of the run that goes on: its notes of how it was planned.

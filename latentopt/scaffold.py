@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template
 
 from latentopt.errors import ConfigError
-from latentopt.registry import GROUP, installed
+from latentopt.registry import installed
+from latentopt.shipped import GROUP
 from latentopt.wording import plain, suggest
 from latentopt.yamltext import parse_yaml
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from latentopt.errors import ConfigError
 from latentopt.wording import suggest
 
-GROUP = "latentopt"
+GROUP = "latentopt"  # of the entry points by which plugins are found
 FOLDER, ENDING = "runs", ".yaml"
 
 

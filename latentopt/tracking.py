@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 
 _BATCH, _BATCH_SECONDS = 1000, 2.0  # figures that one call to MLflow takes, and seconds between calls
 _MOST_TARGETS = 16  # with a line each; of terms so many lines together, and one of each at least
-_LONGEST, _LONGEST_NAME = (
-    500,
-    100,
-)  # letters of a parameter's value, and of a term's name: what every MLflow store takes
+_LONGEST, _LONGEST_NAME = 500, 100  # letters of a parameter's value and of a term's name that every MLflow store takes
 
 
 def figures(report: Report) -> dict[str, float]:

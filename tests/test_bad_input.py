@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import latentopt as lo
-from latentopt import api, cli, memory, registry, result, store
+from latentopt import api, cli, memory, registry, result, shipped, store
 
 QUICK = ["--search", "{kind: adam, steps: 2}", "--starts", "mean"]
 BLIND = ["--search", "{kind: random, evaluations: 8}", "--starts", "{kind: prior, n: 4}"]
@@ -757,7 +757,7 @@ PLUGINS = {
 @pytest.fixture
 def installing(monkeypatch):
     """Puts a plugin beside the built-ins, and forgets what was loaded before and after."""
-    before = list(registry.metadata.entry_points(group=registry.GROUP))
+    before = list(registry.metadata.entry_points(group=shipped.GROUP))
 
     def install(found):
         monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [*before, Entry("bad", found)])
