@@ -171,3 +171,14 @@ def test_what_the_table_says_of_known_designs_is_computed_from_them(monkeypatch)
     low, high = mean(Conductivity().tensors(mine)).tolist()
     assert runs.least_change(target, low - 0.01)["training"] == pytest.approx(10 / 64)
     assert runs.least_change(target, high - 0.01)["training"] == pytest.approx(1.0)
+
+
+def test_the_readmes_words_on_cutting_are_what_the_script_finds():
+    table = README.read_text().partition("<!-- begin cut -->")[2].partition("<!-- end cut -->")[0]
+    decoder = lo.load_decoder("microstructures")
+    draws = lo.sample(decoder, 200, seed=0).designs
+    fall = runs._conductivity(draws, None) - runs._conductivity(draws, 0.5)
+    share = torch.tensor([0.5, 0.9, 1.0])
+    assert f"| {runs._spelt(fall.quantile(share.to(fall)))} |" in table
+    assert f"| {float(runs._grey(decoder.decode(torch.zeros(1, decoder.dim)))):.2f} |" in table
+    assert f"| {runs._spelt(runs._grey(draws).quantile(share))} |" in table
