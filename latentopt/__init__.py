@@ -58,6 +58,7 @@ _WHERE = {
     "latent": ("Evidence", "LatentSpace"),
     "modules": ("as_device",),
     "optimizers": ("AllTargets", "AskTellOptimizer", "AskTellOptimizers", "OneATarget", "PruneAll", "Told"),
+    "packagedata": ("filled", "package_data"),
     "priors": ("Normal", "Uniform", "UniformSphere"),
     "problem": ("Problem",),
     "realism": ("Realism",),
@@ -67,7 +68,7 @@ _WHERE = {
     "result": ("Draws", "Result", "load"),
     "rng": ("RowNoise", "derive_seed"),
     "trust": ("Outside",),
-    "weights": ("load_weights", "parse_weights", "read_weights"),
+    "weights": ("Weights", "load_weights", "parse_weights", "read_weights"),
     "wording": ("suggest",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
         PruneAll as PruneAll,
         Told as Told,
     )
+    from latentopt.packagedata import filled as filled, package_data as package_data
     from latentopt.priors import Normal as Normal, Uniform as Uniform, UniformSphere as UniformSphere
     from latentopt.problem import Problem as Problem
     from latentopt.realism import Realism as Realism
@@ -164,6 +166,7 @@ if TYPE_CHECKING:
     from latentopt.rng import RowNoise as RowNoise, derive_seed as derive_seed
     from latentopt.trust import Outside as Outside
     from latentopt.weights import (
+        Weights as Weights,
         load_weights as load_weights,
         parse_weights as parse_weights,
         read_weights as read_weights,

@@ -222,7 +222,7 @@ API = {
     "Regions, priors, goals, budgets": "Free Ball Shell Sphere Box Near Normal Uniform UniformSphere Gaussian Mixture Fitted PriorChoice Bound Budget",
     "Writing plugins": "hookimpl ObjectiveConfig SamplerConfig InterpolatorConfig SearchConfig DecoderConfig Candidates Objective LeastSquares EarlyReports "
     "Reference Sampler Interpolator Search SearchState Evaluation Problem RowNoise derive_seed early_rungs suggest",
-    "Fields of configs, and files": "Array CodeRef FilePath Outside as_device read_weights parse_weights load_weights",
+    "Fields of configs, and files": "Array CodeRef FilePath Outside as_device Weights read_weights parse_weights load_weights package_data filled",
     "Ask/tell libraries": "AskTell AskTellOptimizer AskTellOptimizers OneATarget AllTargets Coordinates Told PruneAll",
     "Errors and warnings": "LatentoptError ConfigError DecoderError EncoderError ObjectiveError GradientError DivergedError InputFileError OutOfMemoryError "
     "PluginError ShapeError LatentoptWarning",

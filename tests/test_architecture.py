@@ -30,6 +30,7 @@ FLOORS = {
         "arrays",
         "shaping",
         "weights",
+        "packagedata",
         "arrayfield",
         "filefield",
         "plotbox",

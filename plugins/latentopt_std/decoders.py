@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import inspect
-import json
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,8 +20,11 @@ from latentopt import (
     FilePath,
     OutOfMemoryError,
     PriorChoice,
+    Weights,
     as_device,
+    filled,
     load_weights,
+    package_data,
     parse_weights,
     read_weights,
     suggest,
@@ -46,16 +47,11 @@ class Digits(DecoderConfig):
 
     def build(self) -> Decoder:
         device = as_device(self.device)
-        tensors = _published("digits.safetensors")
-        with torch.device("meta"):  # no random numbers are drawn for weights that are replaced at once
-            decoder, encoder = DigitsDecoder(), DigitsEncoder()
-        for prefix, network in (("decoder.", decoder), ("encoder.", encoder)):
-            part = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-            network.load_state_dict(part, assign=True)
+        weights = _published("digits.safetensors")
         return Decoder(
-            decoder.to(device),
+            filled(DigitsDecoder, weights.part("decoder.")).to(device),
             latent_shape=(LATENT,),
-            encoder=encoder.to(device),
+            encoder=filled(DigitsEncoder, weights.part("encoder.")).to(device),
             prior="normal",
             data=self.examples(),
             name="digits",
@@ -63,20 +59,12 @@ class Digits(DecoderConfig):
 
     def examples(self) -> Tensor:
         """Ten held-out digits of each kind `(100, 1, 28, 28)` in [0, 1], float32: 0 to 9, and so on ten times."""
-        return _published("digits_examples.safetensors")["images"].float() / 255
+        return _published("digits_examples.safetensors").tensors["images"].float() / 255
 
 
-def _published(name: str) -> dict[str, Tensor]:
+def _published(name: str) -> Weights:
     """The tensors of one file of the package, whose hash is that in digits.json."""
-    folder = importlib.resources.files("latentopt_std") / "data"
-    try:
-        expected = json.loads((folder / "digits.json").read_text())["sha256"][name]
-        raw = (folder / name).read_bytes()
-    except (OSError, ValueError, KeyError) as error:
-        raise DecoderError(
-            f"the embedded decoder's file {name} cannot be read ({type(error).__name__}: {error}): reinstall latentopt"
-        ) from error
-    return parse_weights(raw, name, expected).tensors
+    return parse_weights(package_data("latentopt_std", name, record="digits.json", distribution="latentopt"), name)
 
 
 # ---------------------------------------------------------------------- module

@@ -1,6 +1,7 @@
 """The decoders that come along: `digits`, and `module` made from code, weights and a config file."""
 
 import hashlib
+import importlib.resources
 import re
 
 import pytest
@@ -66,24 +67,22 @@ def test_digits_draws_no_random_numbers_and_depends_on_none():
 
 @pytest.mark.parametrize("name", ["digits.safetensors", "digits_examples.safetensors"])
 def test_damaged_files_of_digits_are_refused(name, tmp_path, monkeypatch):
-    from latentopt_std import decoders
 
-    for path in (decoders.importlib.resources.files("latentopt_std") / "data").iterdir():
+    for path in (importlib.resources.files("latentopt_std") / "data").iterdir():
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(decoders.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     assert Digits().build().name == "digits"
     damaged = bytearray((tmp_path / "data" / name).read_bytes())
     damaged[-100] ^= 1  # a format without checksums would load it
     (tmp_path / "data" / name).write_bytes(damaged)
     with pytest.raises(
-        lo.DecoderError, match=f"model file {name} has sha256 .*, expected [0-9a-f]{{64}}: it is damaged"
+        lo.DecoderError,
+        match=f"the file {name} of latentopt has sha256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}}: reinstall latentopt",
     ):
         Digits().build()
     (tmp_path / "data" / name).unlink()
-    with pytest.raises(
-        lo.DecoderError, match=f"the embedded decoder's file {name} cannot be read .*: reinstall latentopt"
-    ):
+    with pytest.raises(lo.DecoderError, match=f"the file {name} of latentopt cannot be read .*: reinstall latentopt"):
         Digits().build()
 
 

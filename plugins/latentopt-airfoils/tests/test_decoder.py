@@ -1,3 +1,5 @@
+import importlib.resources
+
 import pytest
 import torch
 
@@ -101,9 +103,9 @@ def test_pictures_are_the_right_way_up():
 
 def test_other_files_than_the_published_are_refused(monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
-    folder = published.importlib.resources.files("latentopt_airfoils") / "data"
+    folder = importlib.resources.files("latentopt_airfoils") / "data"
     (tmp_path / "data" / "airfoils.json").write_bytes((folder / "airfoils.json").read_bytes())
-    monkeypatch.setattr(published.importlib.resources, "files", lambda name: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda name: tmp_path)
     text = "the file airfoils.safetensors of latentopt-airfoils cannot be read .*: reinstall latentopt-airfoils"
     with pytest.raises(DecoderError, match=text):
         published.raw("airfoils.safetensors")

@@ -1,5 +1,6 @@
 """The decoder `microstructures`: conformance, its files, its quality as recorded, periodicity by construction."""
 
+import importlib.resources
 import json
 from importlib.resources import files
 
@@ -233,7 +234,7 @@ def copied(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     for path in DATA.iterdir():
         (tmp_path / "data" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(decoders.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     return tmp_path / "data"
 
 
@@ -243,20 +244,25 @@ def test_damaged_files_are_refused(name, copied):
     damaged[-100] ^= 1
     (copied / name).write_bytes(damaged)
     with pytest.raises(
-        lo.DecoderError, match=f"model file {name} has sha256 .*, expected [0-9a-f]{{64}}: it is damaged"
+        lo.DecoderError,
+        match=f"the file {name} of latentopt-materials has sha256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}}: reinstall",
     ):
         Microstructures().build()
     (copied / name).unlink()
-    words = rf"the decoder's file {name} cannot be read \(FileNotFoundError: .*\): reinstall latentopt-materials"
+    words = rf"the file {name} of latentopt-materials cannot be read \(FileNotFoundError: .*\): reinstall latentopt-materials"
     with pytest.raises(lo.DecoderError, match=words):
         Microstructures().build()
 
 
 def test_a_damaged_record_is_refused(copied):
     (copied / "training.json").write_text("{")
-    words = r"the decoder's training record cannot be read \(JSONDecodeError: .*\): reinstall latentopt-materials"
+    words = (
+        r"the file microstructures.safetensors of latentopt-materials cannot be read \(JSONDecodeError: .*\): reinstall"
+    )
     with pytest.raises(lo.DecoderError, match=words):
         Microstructures().build()
+    with pytest.raises(lo.DecoderError, match=r"the decoder's training record cannot be read \(JSONDecodeError: .*\)"):
+        decoders.training_record()
     (copied / "training.json").write_text(json.dumps({"sha256": {}}))
     with pytest.raises(lo.DecoderError, match=r"cannot be read \(KeyError: 'microstructures.safetensors'\)"):
         Microstructures().build()

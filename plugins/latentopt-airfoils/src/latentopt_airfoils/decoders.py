@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from latentopt import Decoder, DecoderConfig, as_device
+from latentopt import Decoder, DecoderConfig, as_device, filled
 from latentopt_airfoils import published
 from latentopt_airfoils.nets import LATENT, AirfoilDecoder, AirfoilEncoder
 from latentopt_airfoils.outlines import pictures
@@ -27,16 +26,11 @@ class Airfoils(DecoderConfig):
 
     def build(self) -> Decoder:
         device = as_device(self.device)
-        found = published.tensors("airfoils.safetensors")
-        with torch.device("meta"):  # no random numbers are drawn for weights that are replaced at once
-            decoder, encoder = AirfoilDecoder(), AirfoilEncoder()
-        for prefix, network in (("decoder.", decoder), ("encoder.", encoder)):
-            part = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
-            network.load_state_dict(part, assign=True)
+        weights = published.weights("airfoils.safetensors")
         return Decoder(
-            decoder.to(device),
+            filled(AirfoilDecoder, weights.part("decoder.")).to(device),
             latent_shape=(LATENT,),
-            encoder=encoder.to(device),
+            encoder=filled(AirfoilEncoder, weights.part("encoder.")).to(device),
             prior="normal",
             data=published.real().numbers,
             name="airfoils",

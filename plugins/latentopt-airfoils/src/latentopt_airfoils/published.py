@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import io
 import json
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt import DecoderError, parse_weights
+from latentopt import Weights, package_data, parse_weights
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,12 @@ class RealAirfoils:
 
 def raw(name: str) -> bytes:
     """The bytes of one file. Raises `DecoderError` where it is missing, or not the file that was published."""
-    folder = importlib.resources.files("latentopt_airfoils") / "data"
-    try:
-        expected = json.loads((folder / "airfoils.json").read_text("utf-8"))["sha256"][name]
-        found = (folder / name).read_bytes()
-    except (OSError, ValueError, KeyError) as error:
-        raise DecoderError(
-            f"the file {name} of latentopt-airfoils cannot be read ({type(error).__name__}: {error}): "
-            "reinstall latentopt-airfoils"
-        ) from error
-    digest = hashlib.sha256(found).hexdigest()
-    if digest != expected:
-        raise DecoderError(
-            f"the file {name} of latentopt-airfoils has sha256 {digest}, expected {expected}: reinstall latentopt-airfoils"
-        )
-    return found
+    return package_data("latentopt_airfoils", name, record="airfoils.json", distribution="latentopt-airfoils")
 
 
-def tensors(name: str) -> dict[str, Tensor]:
+def weights(name: str) -> Weights:
     """The tensors of a safetensors file."""
-    return parse_weights(raw(name), name).tensors
+    return parse_weights(raw(name), name)
 
 
 def arrays(name: str) -> dict[str, Tensor]:
@@ -59,7 +44,7 @@ def arrays(name: str) -> dict[str, Tensor]:
 @lru_cache(maxsize=1)
 def real() -> RealAirfoils:
     """All known airfoils, in the order of their names."""
-    found = tensors("real.safetensors")
+    found = weights("real.safetensors").tensors
     names = tuple(raw("real.txt").decode("utf-8").split())
     return RealAirfoils(found["numbers"], names, found["held_out"])
 

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt import Decoder, DecoderConfig, DecoderError, as_device, parse_weights
+from latentopt import (
+    Decoder,
+    DecoderConfig,
+    DecoderError,
+    Weights,
+    as_device,
+    filled,
+    package_data,
+    parse_weights,
+)
 from latentopt_materials.nets import LATENT, MicrostructureDecoder, MicrostructureEncoder
 from latentopt_materials.structures import SIZE
 
@@ -29,16 +38,11 @@ class Microstructures(DecoderConfig):
 
     def build(self) -> Decoder:
         device = as_device(self.device)
-        tensors = published("microstructures.safetensors")
-        with torch.device("meta"):  # the weights come next: none are drawn
-            decoder, encoder = MicrostructureDecoder(), MicrostructureEncoder()
-        for name, network in (("decoder", decoder), ("encoder", encoder)):
-            own = {key.partition(".")[2]: value.float() for key, value in tensors.items() if key.startswith(name)}
-            network.load_state_dict(own, assign=True)
+        weights = published("microstructures.safetensors")
         return Decoder(
-            decoder.to(device),
+            filled(MicrostructureDecoder, weights.part("decoder.")).to(device),
             latent_shape=(LATENT,),
-            encoder=encoder.to(device),
+            encoder=filled(MicrostructureEncoder, weights.part("encoder.")).to(device),
             prior="normal",
             data=self.examples(),
             name="microstructures",
@@ -46,7 +50,7 @@ class Microstructures(DecoderConfig):
 
     def examples(self) -> Tensor:
         """Held-out structures `(96, 1, 64, 64)`, float32, centred: 16 of each of `structures.FAMILIES`, family by family."""
-        packed = published("examples.safetensors")["phases"].numpy()
+        packed = published("examples.safetensors").tensors["phases"].numpy()
         phases = np.unpackbits(packed, axis=-1).reshape(-1, SIZE, 2, SIZE, 2)
         return torch.from_numpy(phases.mean((2, 4), dtype=np.float32)[:, None])
 
@@ -65,13 +69,7 @@ def training_record() -> dict[str, Any]:
         ) from error
 
 
-def published(name: str) -> dict[str, Tensor]:
+def published(name: str) -> Weights:
     """The tensors of a file in data/, if they are those whose sum the training record holds."""
-    try:
-        expected = training_record()["sha256"][name]
-        raw = (importlib.resources.files("latentopt_materials") / "data" / name).read_bytes()
-    except (OSError, KeyError) as error:
-        raise DecoderError(
-            f"the decoder's file {name} cannot be read ({type(error).__name__}: {error}): reinstall latentopt-materials"
-        ) from error
-    return parse_weights(raw, name, expected).tensors
+    raw = package_data("latentopt_materials", name, record="training.json", distribution="latentopt-materials")
+    return parse_weights(raw, name)

@@ -64,7 +64,7 @@ def properties() -> dict[str, dict[str, Tensor]]:
 
     Raises `DecoderError` where the file is not the one that was published.
     """
-    return unpack(published(FILE))
+    return unpack(published(FILE).tensors)
 
 
 def are_known(designs: Tensor) -> bool:
