@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from latentopt.budget import Budget
 from latentopt.errors import InputFileError
-from latentopt.result import new_folder
-from latentopt.store import write_json
+from latentopt.store import new_folder, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

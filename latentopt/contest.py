@@ -20,7 +20,8 @@ from latentopt.errors import ConfigError, LatentoptError
 from latentopt.interfaces import SearchConfig
 from latentopt.models import config_error
 from latentopt.registry import installed
-from latentopt.result import Result, new_folder
+from latentopt.result import Result
+from latentopt.store import new_folder
 
 Chain = list[sizing.Entry] | None  # None is `auto`: the plan of a run that does not say how to search
 

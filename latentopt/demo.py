@@ -17,7 +17,8 @@ from torch import Tensor
 from latentopt import api, charts, pictures, progress, terminal
 from latentopt.decoder import Decoder
 from latentopt.pictures import Row
-from latentopt.result import Draws, Result, new_folder
+from latentopt.result import Draws, Result
+from latentopt.store import new_folder
 from latentopt.terminal import Screen
 
 DECODER = "digits"

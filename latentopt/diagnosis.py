@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from latentopt import measures
+from latentopt import examination
 from latentopt.api import load_decoder
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError
+from latentopt.examination import Conditioning, Look, PriorMatch, Response, Smoothness
 from latentopt.gaussians import Mixture
-from latentopt.measures import Conditioning, Look, PriorMatch, Response, Smoothness
 from latentopt.priors import GaussianKind, Uniform, UniformSphere
 
 # Verdicts' thresholds, set between what known cases measured (tests/test_diagnosis.py keeps them apart).
@@ -96,10 +96,10 @@ def diagnose(decoder: Any, *, data: Any = None, seed: int = 0) -> Diagnosis:
     before = (decoder.rows.forward, decoder.rows.backward)
     look = Look(decoder, seed)
     codes = _codes(decoder, data)
-    match = None if codes is None else measures.prior_match(look, codes)
-    cycle = measures.latent_cycle(look) if decoder.encoder is not None else None
-    response, conditioning = measures.response(look), measures.conditioning(look)
-    smoothness, saturation = measures.smoothness(look), conditioning.saturation
+    match = None if codes is None else examination.prior_match(look, codes)
+    cycle = examination.latent_cycle(look) if decoder.encoder is not None else None
+    response, conditioning = examination.response(look), examination.conditioning(look)
+    smoothness, saturation = examination.smoothness(look), conditioning.saturation
     probe = decoder.probe
     partial = Diagnosis(
         name=decoder.name,
@@ -224,7 +224,7 @@ def _stretch_line(found: Diagnosis) -> str:
         return "Jacobian: zero, small moves do not change the design"
     if not found.smooth:
         return "Jacobian: says nothing, the designs jump"
-    least = "at least " if seen.condition >= measures.LARGEST_CONDITION or not full else ""
+    least = "at least " if seen.condition >= examination.LARGEST_CONDITION or not full else ""
     verdict = "stretched" if seen.condition > _STRETCHED else "even"
     rank = f"the design responds along {seen.effective_rank:.1f} of {where}"
     number = f"{seen.condition:,.0f}" if seen.condition >= 100 else f"{seen.condition:.2g}"

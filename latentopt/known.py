@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentopt.arrayfield import Array
 from latentopt.coderef import named_code
-from latentopt.errors import LatentoptError
+from latentopt.errors import ConfigError, LatentoptError
 from latentopt.goals import Bound, goal_loss
 from latentopt.interfaces import ObjectiveConfig, Reference
 from latentopt.registry import installed
@@ -92,15 +92,15 @@ def known_sets(result: Result, target: int = 0, given: dict[str, Reference] | No
     sets: list[dict[str, tuple[Tensor, Tensor]]] = [
         dict(given[name].known) if name in given else {} for name in configs
     ]
-    objectives = len(result.terms) - len(result.config["task"].get("constraints") or [])
+    asked = result.asked()
     found = []
     for name in (one for one in sets[0] if all(one in other for other in sets)):
         values = [one[name][1].double() for one in sets]
         if len({len(value_P) for value_P in values}) > 1 or not len(values[0]):
             continue
         losses, violation_P = list[Tensor](), torch.zeros_like(values[0])
-        for place, (config, value_P) in enumerate(zip(configs.values(), values, strict=True)):
-            if place < objectives:
+        for (term, config), value_P in zip(configs.items(), values, strict=True):
+            if not asked[term].constraint:
                 losses.append(config.weight * goal_loss(config.goal, value_P))
             else:
                 goal = cast(Bound, config.goal)
@@ -113,8 +113,11 @@ def known_sets(result: Result, target: int = 0, given: dict[str, Reference] | No
 def standings(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[Known]:
     """The best of each set of known designs that every objective and constraint of the run knows the values of.
 
-    Feasible designs come first, as in a search. Of a front, each has the hypervolume of its set.
+    Feasible designs come first, as in a search. Of a front, each has the hypervolume of its set. `given` is what
+    `references` found, where that is at hand. Raises `ConfigError` for a target that the result has no rows of.
     """
+    if not bool((result.target_index == target).any()):
+        raise ConfigError(f"target {target} has no rows: targets go from 0 to {result.n_targets - 1}")
     given = references(result, target) if given is None else given
     found = []
     for one in known_sets(result, target, given):
@@ -164,14 +167,10 @@ def _on(curve: tuple[Tensor, Tensor], at: float) -> float:
 
 def _configs(result: Result, target: int) -> dict[str, ObjectiveConfig]:
     """The run's objectives, constraints and measures by the names of their values; of those that can be asked."""
-    task = result.config.get("task") or {}
-    plain = [one for slot in ("objectives", "constraints") for one in _list(task.get(slot))]
-    pairs = [*zip(result.terms, plain, strict=False), *zip(result.measures, _list(task.get("measures")), strict=False)]
-    return {name: config for name, one in pairs for config in _built(one, result, target)}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    plain = {name: one.plain for name, one in result.asked().items()}
+    measures = (result.config.get("task") or {}).get("measures")
+    plain |= zip(result.measures, measures if isinstance(measures, list) else [], strict=False)
+    return {name: config for name, one in plain.items() for config in _built(one, result, target)}
 
 
 def _built(plain: Any, result: Result, target: int) -> Iterator[ObjectiveConfig]:

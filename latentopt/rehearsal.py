@@ -22,10 +22,10 @@ from latentopt.driver import check_beginning
 from latentopt.interfaces import SamplerConfig, SearchConfig
 from latentopt.planning import Plan, memory_needed, plan, rows_kept
 from latentopt.problem import Problem
-from latentopt.result import new_folder
 from latentopt.rng import RowNoise
 from latentopt.stagerun import Stage, final_rows
 from latentopt.starts import build_starts
+from latentopt.store import new_folder
 
 _STEPS = 3  # steps of each search that are timed, the first of them alone being often the dearest
 _SECONDS = 0.5  # about how long they may take for all rows of a search; above, they are taken of fewer

@@ -325,12 +325,12 @@ def _fronts(result: Result, targets: list[int], look: Look, points: dict[int, in
 
 def _constraints(result: Result, targets: list[int]) -> list[dict[str, Any]]:
     """Each constraint: its name, its bound in words, and what the best rows have."""
-    given = result.config.get("task", {}).get("constraints") or []
-    given = given if isinstance(given, list) else [given]
     best = result.firsts()[:_TARGETS]
     found = []
-    for plain, name in zip(given, list(result.terms)[-len(given) :] if given else [], strict=False):
-        goal = plain.get("goal") if isinstance(plain, dict) else None
+    for name, one in result.asked().items():
+        if not one.constraint:
+            continue
+        goal = one.plain.get("goal") if isinstance(one.plain, dict) else None
         values = [float(result.terms[name][row]) for row in best.tolist()]
         found.append(
             {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -56,6 +55,13 @@ class Best:
     realism: Realism
     feasible: Any
     measures: dict[str, Any]
+
+
+class Asked(NamedTuple):
+    """One term as the run's config has it, in plain data, and whether it is a constraint."""
+
+    plain: Any
+    constraint: bool
 
 
 @dataclass(frozen=True)
@@ -234,6 +240,14 @@ class Result:
         rows, first = rows[self.feasible[rows]], self.terms[self.objectives[0]]
         return self.take(rows[first[rows].argsort(stable=True)])
 
+    def asked(self) -> dict[str, Asked]:
+        """What the config says of each term, by name; empty where it does not say it of all of them."""
+        task = self.config.get("task")
+        parts = [(task if isinstance(task, dict) else {}).get(name) for name in ("objectives", "constraints")]
+        lists = [one if isinstance(one, list) else [] if one is None else [one] for one in parts]
+        told = [Asked(one, place == 1) for place, some in enumerate(lists) for one in some]
+        return dict(zip(self.terms, told, strict=True)) if len(told) == len(self.terms) else {}
+
     @property
     def objectives(self) -> list[str]:
         """Names of the terms that a front trades off, the constraints left out; all terms where there is no front."""
@@ -265,7 +279,7 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new folder. Raises `ConfigError` where it exists and holds something."""
-        path = new_folder(folder)
+        path = store.new_folder(folder)
         save_config(path, self.config, self.arrays)
         store.write(path / HISTORY, "".join(json.dumps(entry) + "\n" for entry in self.history).encode())
         self.write(path)
@@ -340,7 +354,7 @@ class Draws:
 
     def save(self, folder: str | Path) -> Path:
         """Write latents, designs and config into a new folder. Raises `ConfigError` where it exists."""
-        path = new_folder(folder)
+        path = store.new_folder(folder)
         save_config(path, self.config, self.arrays)
         self.write(path)
         store.write_manifest(path)
@@ -354,36 +368,6 @@ class Draws:
             tensors["times"] = self.times
         _save_tensors(path / TENSORS, tensors)
         store.write_json(path / SUMMARY, {"schema": SCHEMA, **self.summary()})
-
-
-def new_folder(folder: str | Path) -> Path:
-    """A folder made for this run. Raises `ConfigError` where one with content is there already, or it cannot be made."""
-    path = Path(folder)
-    try:
-        if is_there(path) and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(taken(path))
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot make the folder {str(path)[:200]} ({getattr(error, 'strerror', None) or error}): choose a place where "
-            "you may write"
-        ) from None
-    if not os.access(path, os.W_OK):
-        raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
-    return path
-
-
-def is_there(path: str | Path) -> bool:
-    """Whether there is such a file or folder; of names that no file can have, not."""
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def taken(path: Path) -> str:
-    """The error for a folder that holds something already."""
-    return f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
 
 
 def save_config(path: Path, config: dict[str, Any], arrays: dict[str, Tensor]) -> None:

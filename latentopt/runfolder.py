@@ -32,7 +32,8 @@ from latentopt.checkpoints import Checkpoints
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.registry import installed
-from latentopt.result import CONFIG, HISTORY, Draws, Result, is_there, new_folder, save_config, taken
+from latentopt.result import CONFIG, HISTORY, Draws, Result, save_config
+from latentopt.store import is_there, new_folder, taken
 
 SCHEMA = 1
 ABOUT, CHECKPOINTS = "run.json", "checkpoints"

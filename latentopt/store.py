@@ -132,6 +132,39 @@ def check_manifest(folder: Path) -> None:
             )
 
 
+# ---------------------------------------------------------------------- a run's folder
+
+
+def new_folder(folder: str | Path) -> Path:
+    """A folder made for this run. Raises `ConfigError` where one with content is there already, or it cannot be made."""
+    path = Path(folder)
+    try:
+        if is_there(path) and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(taken(path))
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot make the folder {str(path)[:200]} ({getattr(error, 'strerror', None) or error}): choose a place where "
+            "you may write"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"the folder {path} is read-only: choose a place where you may write")
+    return path
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; of names that no file can have, not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def taken(path: Path) -> str:
+    """The error for a folder that holds something already."""
+    return f"{path} exists and is not an empty folder: a run never overwrites another; choose a new name"
+
+
 # ---------------------------------------------------------------------- one folder, one process
 
 

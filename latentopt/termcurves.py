@@ -68,15 +68,10 @@ def term_curves(result: Result, most: int = 24) -> list[TermCurve]:
 
 def _goals(result: Result) -> list[tuple[str, tuple[float, ...]]]:
     """Each term's goal in words and numbers, by the run's config; nothing where that does not say."""
-    task = result.config.get("task", {})
-    objectives, constraints = (_listed(task.get(name)) for name in ("objectives", "constraints"))
-    if len(objectives) + len(constraints) != len(result.terms):
+    asked = result.asked()
+    if not asked:
         return [("", ())] * len(result.terms)
-    return [_goal(one, "") for one in objectives] + [_goal(one, "must be ") for one in constraints]
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return [_goal(one.plain, "must be " if one.constraint else "") for one in asked.values()]
 
 
 def _goal(plain: Any, must: str) -> tuple[str, tuple[float, ...]]:

@@ -222,6 +222,21 @@ class ObjectiveConformance(_Conformance):
         assert len(residuals) == 6
         assert torch.allclose(residuals.square().sum(1), objective(rows), rtol=1e-4, atol=1e-6)
 
+    def test_what_is_known_beforehand_is_aligned(self) -> None:
+        _, rows = self._built()
+        designs = rows.designs.detach().cpu()
+        found = self.config.with_target(designs[:1]).reference(designs)
+        if found is None:
+            pytest.skip("nothing is known beforehand")
+        assert found.of_N.shape == (len(rows.designs),), "one place on the axis a design"
+        for name, (axis_K, value_K) in found.bounds.items():
+            assert axis_K.shape == value_K.shape == (len(axis_K),), f"bound {name}: a value at each place"
+            assert bool((axis_K.diff() >= 0).all()), f"bound {name}: its places ascend"
+        for name, (axis_P, value_P) in found.known.items():
+            assert axis_P.shape == value_P.shape == (len(axis_P),), f"known {name}: a value and a place a design"
+        for name, names in found.names.items():
+            assert len(names) == len(found.known[name][1]), f"names of {name}: one a design"
+
     def test_notes_are_sentences(self) -> None:
         objective, rows = self._built()
         objective(rows)

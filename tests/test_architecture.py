@@ -44,7 +44,7 @@ FLOORS = {
     ],
     1: ["modules", "outputs", "memory", "fitting", "probing", "speedups", "decoder"],
     2: ["interfaces", "called", "steering", "tangents", "terms"],
-    3: ["linearize", "problem", "early", "hookspecs", "paths", "starts", "realism", "measures"],
+    3: ["linearize", "problem", "early", "hookspecs", "paths", "starts", "realism", "examination"],
     4: [
         "driver",
         "stagerun",

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import one_hot
 
 import latentopt as lo
-from latentopt import measures, rng
-from latentopt.measures import Look
+from latentopt import examination, rng
+from latentopt.examination import Look
 from latentopt.testing import ToyImages, ToyNet, global_rng_untouched, toy_decoders
 
 D = 20
@@ -127,8 +127,8 @@ def test_random_directions_see_whichever_coordinates_matter():
 
 def test_effects_by_gradient_agree_with_effects_by_moving():
     look = Look(linear(), 0)
-    moved = measures._by_moving(look, torch.arange(D))
-    assert torch.allclose(measures._by_gradient(look, 4096), moved, rtol=0.1)
+    moved = examination._by_moving(look, torch.arange(D))
+    assert torch.allclose(examination._by_gradient(look, 4096), moved, rtol=0.1)
 
 
 def test_an_ill_conditioned_map_is_called_stretched_and_gets_second_order():
@@ -185,7 +185,7 @@ def test_uneven_paths_are_to_be_spaced_evenly():
 def test_paths_end_at_draws_and_stay_where_draws_are(name):
     look = Look(linear(prior=name), 0)
     a, b = look.draws(2, 9)
-    path = measures._path(look, a, b, torch.linspace(0, 1, 33))
+    path = examination._path(look, a, b, torch.linspace(0, 1, 33))
     assert torch.allclose(path[[0, -1]], torch.stack([a, b]), atol=1e-5)
     radius = look.decoder.space.prior.radius(path)
     assert radius.max() < 1.5 * radius[[0, -1]].max()

@@ -3,9 +3,10 @@
 from typing import ClassVar, Literal
 
 import pytest
+import torch
 from _pytest.outcomes import Failed
 
-from latentopt import ObjectiveConfig
+from latentopt import ObjectiveConfig, Reference
 from latentopt.testing import ObjectiveConformance
 
 
@@ -56,3 +57,23 @@ def test_one_that_says_so_is_not_and_its_gradients_are_still_checked():
 
     with pytest.raises(AssertionError):
         kit(Leaky()).test_gradients_reach_their_own_row_without_a_host_sync()
+
+
+ONE, TWO = torch.zeros(1), torch.tensor([0.0, 1.0])
+MISALIGNED = {
+    "a place for all designs": {"of_N": ONE},
+    "places that fall": {"bounds": {"most": (TWO.flip(0), TWO)}},
+    "a value for two places": {"bounds": {"most": (TWO, ONE)}},
+    "two known values in one place": {"known": {"some": (ONE, TWO)}},
+    "one name of two designs": {"known": {"some": (TWO, TWO)}, "names": {"some": ["a"]}},
+}
+
+
+@pytest.mark.parametrize("case", MISALIGNED)
+def test_what_is_known_beforehand_must_be_aligned(case):
+    class Knows(PatientSolver):
+        def reference(self, designs):
+            return Reference("size", **{"of_N": designs.flatten(1).mean(1), **MISALIGNED[case]})
+
+    with pytest.raises(AssertionError):
+        kit(Knows()).test_what_is_known_beforehand_is_aligned()

@@ -253,3 +253,20 @@ def test_the_command_line_says_it(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     best = json.loads(done.stdout)["best"]
     assert best["measures"]["again"] == pytest.approx(best["terms"]["prior"])
+
+
+def test_a_target_that_is_not_there_has_no_standings():
+    with pytest.raises(lo.ConfigError, match="target 1 has no rows: targets go from 0 to 0"):
+        lo.standings(search(objectives=[Bright()]), target=1)
+
+
+def test_what_was_asked_of_each_term_is_told_by_name():
+    found = search(objectives=[Bright(weight=2.0), "prior"], constraints=[Bright(name="limit", goal={"at_least": 0.4})])
+    asked = found.asked()
+    assert [(name, one.plain["kind"], one.constraint) for name, one in asked.items()] == [
+        ("bright", "bright", False),
+        ("prior", "prior", False),
+        ("limit", "bright", True),
+    ]
+    found.config["task"]["constraints"] = []
+    assert found.asked() == {}

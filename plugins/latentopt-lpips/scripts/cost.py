@@ -34,7 +34,7 @@ def milliseconds(net: str) -> float:
 def main() -> None:
     """Write README's table."""
     torch.set_num_threads(1)
-    rows = [f"| `{net}` | {milliseconds(net):.0f} ms |" for net in ("alex", "vgg")]
+    rows = [f"| {net} | {milliseconds(net):.0f} ms |" for net in ("alex", "vgg")]
     text = README.read_text("utf-8")
     before, _, rest = text.partition("<!-- begin cost -->")
     after = rest.partition("<!-- end cost -->")[2]
