@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import latentopt as lo
-from latentopt import api, cli, memory, registry, result, shipped, store
+from latentopt import api, cli, memory, registry, shipped, store
 
 QUICK = ["--search", "{kind: adam, steps: 2}", "--starts", "mean"]
 BLIND = ["--search", "{kind: random, evaluations: 8}", "--starts", "{kind: prior, n: 4}"]
@@ -826,14 +826,14 @@ def test_a_read_only_place_is_refused_before_the_work(made, tmp_path, monkeypatc
     monkeypatch.setattr(api, "_sample", untouched)
     if made:
         (tmp_path / "run").mkdir()
-        monkeypatch.setattr(result.os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
+        monkeypatch.setattr(store.os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
         words = "the folder run is read-only: choose a place where you may write"
     else:
 
         def mkdir(path, *_, **__):
             raise OSError(30, "Read-only file system")
 
-        monkeypatch.setattr(result.Path, "mkdir", mkdir)
+        monkeypatch.setattr(store.Path, "mkdir", mkdir)
         words = "cannot make the folder run (Read-only file system): choose a place where you may write"
     refused(words, "sample", "-d", "digits", "--out", "run")
 
