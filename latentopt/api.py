@@ -151,7 +151,8 @@ def run(
 ) -> Result | Draws:
     """Run a config: a `RunConfig`, plain data, or a YAML file with `changes` such as "task.search.0.lr=0.1".
 
-    The file is named by its path, or as a run that a plugin ships: "materials:demo".
+    The file is named by its path, or as a run that a plugin ships: "materials:demo". Paths in it are relative to its folder,
+    those in `changes` to the current one.
     """
     if isinstance(config, str | Path):
         found = read_config(config, changes)
@@ -281,15 +282,14 @@ def _optimize(
     if folder is not None and folder.begun:
         notes = folder.go_on(decoder, targets, problem.seen)
         folder.keep_budget(config.budget.model_dump(mode="json", exclude_none=True))
-    elif folder is not None:
-        arrays: dict[str, Tensor] = {}
-        plain = config.to_dict(arrays)
-        folder.begin(plain, arrays, decoder, targets, notes, problem.seen)
     if decoder.encoder is not None:
         realism.reference(decoder)  # once a decoder, before the run's clock starts
     clock = Clock(problem, config.budget)
     with decoder.frozen():
         z_ND, target_N = build_starts(filled.starts or [], problem, decoder, targets, config.seed)
+    if folder is not None and not folder.begun:  # what cannot start leaves no folder
+        arrays: dict[str, Tensor] = {}
+        folder.begin(config.to_dict(arrays), arrays, decoder, targets, notes, problem.seen)
     needed = memory_needed(planned, len(z_ND))
     with memory.room(
         needed, f"{len(z_ND)} starts and their designs", "give fewer starts, or keep fewer rows of the last search"

@@ -339,6 +339,13 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     return make_config(data, folder=folder, where=Origins(document, options=options))
 
 
+def _quotes(error: LatentoptError, value: Any) -> bool:
+    """Whether an error's words contain a text of a file, as it stands there or as the path that it is ("./a" is "a")."""
+    if not isinstance(value, str) or len(value) <= 2 or not _QUOTED.search(value):
+        return False
+    return value in str(error) or ("/" in value and str(Path(value)) in str(error))
+
+
 @contextmanager
 def placed(path: str | Path) -> Iterator[None]:
     """Inside, an error that quotes a text of this run file, such as the path of a target, begins with where it stands."""
@@ -350,7 +357,7 @@ def placed(path: str | Path) -> Iterator[None]:
             value: Any = document.data
             for step in place:
                 value = value[step]
-            if isinstance(value, str) and len(value) > 2 and _QUOTED.search(value) and value in str(error):
+            if _quotes(error, value):
                 where, excerpt = document.where(mark)
                 if str(error).startswith(document.name):
                     raise

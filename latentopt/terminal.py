@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from latentopt.result import Cost, Draws, Result
 
 _MOST_TARGETS = 20
+_MOST_BESIDE = 4  # targets side by side, where their figures are too many for a line each
 
 
 class Screen:
@@ -87,20 +89,33 @@ def cost_words(cost: Cost) -> str:
     return f"{cost.forward_rows} rows decoded, {cost.backward_rows} gradients taken, {cost.seconds:.1f} s"
 
 
+def _show_figures(screen: Screen, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    """A table; of so many columns that they do not fit, and few rows, a line a column."""
+    table = new_table(*columns, right=right)
+    for row in rows:
+        table.add_row(*row)
+    console, wide = screen.main, screen.main.options.update_width(10_000)
+    if len(rows) <= _MOST_BESIDE and Measurement.get(console, wide, table).maximum > console.width:
+        table = Table.grid(padding=(0, 2))
+        for name, *values in zip(columns, *rows, strict=True):
+            table.add_row(Text(inert(name), style="bold"), *values)
+    screen.table(table)
+
+
 def show_result(screen: Screen, result: Result, known: Sequence[str] = ()) -> None:
     """Each target's best design in a table, then realism, what is `known` to compare with, cost and notes in words."""
     firsts = [int((result.target_index == t).nonzero()[0, 0]) for t in result.target_index.unique().tolist()]
     terms = {**result.terms, **result.measures}
     held = [] if not result.constrained else ["feasible"]
     figures = ["target", "loss", *(name for name in terms if name != "loss")]
-    table = new_table(*figures, *held, "realism", right=figures)
+    rows = []
     for row in firsts[:_MOST_TARGETS]:
         values = [f"{float(terms[name][row]):.4g}" for name in figures[2:]]
         inside = "inside" if bool(result.realism.inside[row]) else "outside"
         feasible = "yes" if bool(result.feasible[row]) else f"no, by {float(result.violations[row]):.2g}"
         kept = [feasible] if held else []
-        table.add_row(str(int(result.target_index[row])), f"{float(result.losses[row]):.4g}", *values, *kept, inside)
-    screen.table(table)
+        rows.append([str(int(result.target_index[row])), f"{float(result.losses[row]):.4g}", *values, *kept, inside])
+    _show_figures(screen, [*figures, *held, "realism"], rows, right=figures)
     if len(firsts) > _MOST_TARGETS:
         screen.say(f"and {len(firsts) - _MOST_TARGETS} targets more")
     screen.say()
@@ -157,13 +172,12 @@ def show_notes(screen: Screen, notes: Sequence[str]) -> None:
 
 def show_plugins(screen: Screen, plugins: Sequence[PluginInfo], runs: Mapping[str, Sequence[str]]) -> None:
     """Installed plugins, the kinds that each adds to each slot, and the runs that it ships by the plugin's name."""
-    table = new_table("plugin", "distribution", "version", "module", "slot", "kinds")
     for plugin in plugins:
-        about = [plugin.name, plugin.distribution, plugin.version, plugin.module]
+        screen.say(f"{plugin.name}: {plugin.distribution} {plugin.version}, module {plugin.module}")
         slots = [(slot, ", ".join(kinds)) for slot, kinds in plugin.kinds.items() if kinds]
         if runs.get(plugin.name):
             slots.append(("runs", ", ".join(runs[plugin.name])))
-        for slot, kinds in slots or [("", "nothing" if not plugin.error else "failed: see latentopt doctor")]:
-            table.add_row(*about, slot, kinds)
-            about = [""] * 4
-    screen.table(table)
+        table = Table.grid(padding=(0, 2))
+        for slot, kinds in slots or [("nothing" if not plugin.error else "failed: see latentopt doctor", "")]:
+            table.add_row("", inert(slot), inert(kinds))
+        screen.table(table)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ValidationInfo
 
 from latentopt.errors import ConfigError, InputFileError
+from latentopt.yamltext import Typed
 
 REMEDY = "pass --trust-code (in Python: trust_code=True) if you made this run or trust who did"
 MAX_DEPTH = 50  # levels of a received config, as of a run file
@@ -31,12 +32,12 @@ def within(info: ValidationInfo) -> Path | None:
 
 
 def path_of(path: str | Path, info: ValidationInfo) -> Path:
-    """A path in a config: relative to the config's folder, and inside it where the config was received.
+    """A path in a config: relative to the config's folder unless it was `Typed`, and inside it where the config was received.
 
     Raises `NotTrustedError` where it is not, which pydantic turns into an error with its place.
     """
     folder, home = (info.context or {}).get("folder"), within(info)
-    found = Path(path) if folder is None else Path(folder) / path
+    found = Path(path) if folder is None or isinstance(path, Typed) else Path(folder) / path
     return found if home is None else _inside(found, Path(home), str(path))
 
 

@@ -123,6 +123,10 @@ def parse_document(text: str, name: str = "<text>") -> Document:
     return Document(data, name, builder.text, builder.keys, builder.values)
 
 
+class Typed(str):
+    """A text of a config that was typed as an option: a path in it is relative to where it was typed, not to a file."""
+
+
 def parse_value(text: str, name: str = "value", max_depth: int = MAX_DEPTH) -> Any:
     """Parse the right-hand side of `--set key=VALUE`: `0.05`, `adam`, `[1, 2]`, `{kind: adam, lr: 0.1}`.
 

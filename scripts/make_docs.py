@@ -56,7 +56,7 @@ task:
 - A name stands for its config with defaults (`search: adam`), and one item for a list of one.
 - An empty default below is chosen by the decoder and the task; a run's result records what was chosen.
 - Unknown keys, unknown kinds, duplicate keys, NaN and infinity are errors.
-- An **array** is a path (PNG, JPEG, WebP, `.npy`, `.safetensors`; relative to the run file), a nested list, or `{path, key, resize, gray}`; in Python, a tensor.
+- An **array** is a path (PNG, JPEG, WebP, `.npy`, `.safetensors`; relative to the run file, in `--set` to where it is typed), a nested list, or `{path, key, resize, gray}`; in Python, a tensor.
 - **code** is `package.module:function`; in Python, the object itself. `latentopt run` prints it before importing it.
 - `latentopt schema --out latentopt.schema.json` writes the JSON schema; the line `# yaml-language-server: $schema=latentopt.schema.json` at the top of a run file
   makes editors complete it.

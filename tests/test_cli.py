@@ -535,12 +535,33 @@ def test_what_cannot_be_tracked_or_animated_is_refused_before_the_work(three, tm
 
 
 def test_plugins_are_listed_with_what_they_add():
-    text = call("plugins").stdout
-    assert "latentopt_std" in text
-    assert "slerp" in text
+    text = CliRunner().invoke(cli.app, ["plugins"], env={"COLUMNS": "80"}).stdout
+    assert text.startswith("std: latentopt ")
+    assert "module latentopt_std" in text
+    assert " levenberg_marquardt," in text, "names are broken at no width"
+    assert max(map(len, text.splitlines())) <= 80
     found = {plugin["name"]: plugin for plugin in json.loads(call("plugins", "--json").stdout)}
     assert found["std"]["distribution"] == "latentopt"
     assert "mse" in found["std"]["kinds"]["objectives"]
+
+
+def test_figures_too_many_for_a_line_stand_below_each_other(tmp_path):
+    names = [f"how far from the mean {i}" for i in range(4)]
+    terms = "[" + ", ".join(f"{{kind: prior, name: {name}}}" for name in names) + "]"
+    command = [
+        "optimize",
+        "-d",
+        "digits",
+        "--set",
+        f"task.objectives={terms}",
+        "--search",
+        "{kind: random, evaluations: 16}",
+    ]
+    narrow, wide = (CliRunner().invoke(cli.app, command, env={"COLUMNS": width}) for width in ("80", "200"))
+    assert (narrow.exit_code, wide.exit_code) == (0, 0), narrow.output
+    assert all(f"\n{name}  " in narrow.stdout for name in names)
+    assert wide.stdout.startswith("target  ")
+    assert wide.stdout.splitlines()[0].rstrip().endswith(f"{names[-1]}  realism")
 
 
 def test_schema_to_stdout_and_to_a_file(tmp_path):

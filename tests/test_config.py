@@ -1,6 +1,7 @@
 """RunConfig: errors with their place and remedy, shorthand, arrays, the JSON schema."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,18 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     np.save(folder / "t.npy", np.zeros((1, 28, 28), np.float32))
     monkeypatch.chdir(tmp_path)
     assert read_config("configs/run.yaml").task.target.tensor().shape == (1, 28, 28)
+
+
+def test_paths_in_options_are_relative_to_where_they_are_typed(tmp_path, monkeypatch):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "run.yaml").write_text("decoder: digits\ntask: {kind: optimize, target: [a.png, {path: b.png}]}\n")
+    monkeypatch.chdir(tmp_path)
+    changes = ["task.target.1.path=mine.png", "task.starts=[{kind: run, folder: earlier}, z.npy]"]
+    task = read_config("configs/run.yaml", changes).task
+    assert [one.path for one in task.target.parts] == [Path("configs/a.png"), Path("mine.png")]
+    assert (task.starts[0].folder, task.starts[1].path) == (Path("earlier"), Path("z.npy"))
+    assert read_config("configs/run.yaml", ["task.target=../t.npy"]).task.target.path == Path("../t.npy")
 
 
 def test_starts_by_file_are_relative_to_it_too(tmp_path):
