@@ -22,6 +22,7 @@ from latentopt.result import Result
 
 # A folder that is not there: what a run's config names by path is not opened for a report.
 _NOWHERE = Path("/nonexistent/latentopt")
+_ROWS = 1000  # known designs that are set beside a front at once
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Known:
 
     `row` is its place in the set, `design` what it is called there; empty where the set's designs have no names.
     Of a front, which has no best, `hypervolume` is what the set's feasible designs dominate up to the run's reference point,
-    to compare with the result's; the design is then that with the least sum of losses.
+    to compare with the result's; the design is then that with the least sum of losses. `feasible` is how many keep the
+    constraints, and `ahead` how many of those no member of the result's front dominates.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Known:
     row: int = 0
     design: str = ""
     hypervolume: float | None = None
+    feasible: int | None = None
+    ahead: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,20 +132,35 @@ def standings(result: Result, target: int = 0, given: dict[str, Reference] | Non
         least = violation_P[sound_P].min()
         row = int(torch.where(sound_P & (violation_P <= least), loss_P, torch.inf).argmin())
         terms = {term: float(value_P[row]) for term, value_P in one.terms.items()}
-        volume = _hypervolume(one, result.reference[target]) if result.reference is not None else None
+        front = {} if result.reference is None else _beside_front(one, result, target)
         called = next((given[term].names[one.name] for term in one.terms if one.name in given[term].names), ())
         design = str(called[row]) if len(called) == len(loss_P) else ""
         found.append(
-            Known(one.name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms, row, design, volume)
+            Known(one.name, len(loss_P), float(loss_P[row]), float(violation_P[row]), terms, row, design, **front)
         )
     return found
 
 
-def _hypervolume(one: KnownSet, reference_K: Tensor) -> float:
+def _beside_front(one: KnownSet, result: Result, target: int) -> dict[str, Any]:
+    """What a set is beside the front that a run found: its hypervolume, how many are feasible, how many not dominated."""
     import moocore
 
+    assert result.reference is not None
     rows_PK = one.losses_PK[one.feasible()]
-    return float(moocore.hypervolume(rows_PK.numpy(), ref=reference_K.double().numpy())) if len(rows_PK) else 0.0
+    if not len(rows_PK):
+        return {"hypervolume": 0.0, "feasible": 0, "ahead": 0}
+    member_N = (result.target_index == target) & result.feasible
+    configs = _configs(result, target)
+    found = [
+        configs[name].weight * goal_loss(configs[name].goal, result.terms[name][member_N].double().cpu())
+        for name in result.objectives
+    ]
+    members_NK, ahead = torch.stack(found, 1), 0
+    for part in rows_PK.split(_ROWS):
+        pairs = part[:, None], members_NK[None]
+        ahead += int((~((pairs[1] <= pairs[0]).all(2) & (pairs[1] < pairs[0]).any(2)).any(1)).sum())
+    volume = float(moocore.hypervolume(rows_PK.numpy(), ref=result.reference[target].double().numpy()))
+    return {"hypervolume": volume, "feasible": len(rows_PK), "ahead": ahead}
 
 
 def between(result: Result, row: int, given: dict[str, Reference]) -> list[Between]:

@@ -146,7 +146,11 @@ def _sentences(result: Result) -> Iterator[str]:
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
         if one.hypervolume is not None:
-            yield f"{one.name} have the hypervolume {number(one.hypervolume)}"
+            kept = f"the {one.feasible:,} that keep the constraints" if result.constrained else f"{one.count:,}"
+            yield (
+                f"{one.name} have the hypervolume {number(one.hypervolume)}; "
+                f"{one.ahead:,} of {kept} are not dominated by the front found"
+            )
             continue
         broken = f", and breaks the constraints by {number(one.violation)}" if one.violation > 0 else ""
         called = f", {one.design}," if one.design else ""

@@ -128,16 +128,28 @@ def test_a_front_is_compared_by_hypervolumes():
     volume = float(((corner[0] - steps[:, 0]) * (last - steps[:, 1])).sum())
     assert shades.hypervolume == pytest.approx(volume, rel=1e-5)
     assert 0 <= one.hypervolume <= shades.hypervolume
+    assert (shades.feasible, shades.ahead) == (41, 41), "the less of one is the more of the other"
     assert knownsection.sentences(front)[0].startswith("shades have the hypervolume ")
+    assert knownsection.sentences(front)[0].endswith("; 41 of 41 are not dominated by the front found")
     page = lo.report(front)
     assert "<th>front of</th>" in page
+    assert ">41 of 41<" in page
     assert page.count('class="dot known0" d="M') > 1  # behind the front too, and in its legend
     held = search(
         objectives=[Bright(scale=2), Bright(goal="maximize", name="most")],
         constraints=[Bright(name="limit", goal={"at_most": 0.05})],
         pareto=True,
     )
-    assert [one.hypervolume for one in lo.standings(held)] == [0, 0]  # none keeps the constraint
+    none = [(one.hypervolume, one.feasible, one.ahead) for one in lo.standings(held)]
+    assert none == [(0, 0, 0), (0, 0, 0)], "none keeps the constraint"
+    both = [Bright(scale=2), Bright(name="also")]
+    some = search(objectives=both, constraints=[Bright(name="limit", goal={"at_least": 0.3})], pareto=True, **spread)
+    least = float(some.terms["also"][some.feasible].min())
+    ahead = int(((least > GIVEN) & (GIVEN >= 0.3)).sum())
+    first = lo.standings(some)[0]
+    assert (first.feasible, first.ahead) == (int((GIVEN >= 0.3).sum()), ahead)
+    assert f"{ahead} of the {int((GIVEN >= 0.3).sum())} that keep" in knownsection.sentences(some)[0]
+    assert 0 < ahead < 20
     assert knownsection.behind(held, 0) == {}
 
 

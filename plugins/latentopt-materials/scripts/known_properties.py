@@ -17,8 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import latentopt as lo
-from latentopt_materials import Conductivity, InterfaceLength, Microstructures, Stiffness, ThinParts, known_designs
-from latentopt_materials.properties import COLUMNS, FILE, SETS, THRESHOLD, pack, upper
+from latentopt_materials import (
+    Change,
+    Conductivity,
+    InterfaceLength,
+    Microstructures,
+    Stiffness,
+    ThinParts,
+    TwoPoint,
+    known_designs,
+)
+from latentopt_materials.properties import COLUMNS, FILE, SETS, THRESHOLD, pack, structure, upper
 from latentopt_materials.topology import clusters
 
 DATA = Path(__file__).parents[1] / "src" / "latentopt_materials" / "data"
@@ -38,6 +47,8 @@ def properties_of(designs: Tensor, decoder: lo.Decoder) -> dict[str, Tensor]:
         "interface length": InterfaceLength().build(decoder)(rows)[:, None],
         "thin parts": ThinParts().build(decoder)(rows)[:, None],
         "percolation": torch.tensor([percolating(one) for one in (designs[:, 0] > THRESHOLD).numpy()]),
+        "two-point distance": TwoPoint(target=structure()).build(decoder)(rows).sqrt()[:, None],
+        "change": Change(target=structure()).build(decoder)(rows)[:, None],
     }
     assert list(found) == list(COLUMNS)
     return found

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import latentopt as lo
-from latentopt_materials import Conductivity, Stiffness, TwoPoint, VolumeFraction, bounds, known_designs
-from latentopt_materials.properties import SETS, properties
+from latentopt_materials import Conductivity, Stiffness, bounds
+from latentopt_materials.properties import SETS
 
 README = Path(__file__).parents[1] / "README.md"
 RANGE = 9.0  # of conductivity, between the phases
@@ -60,30 +60,6 @@ def hit(v: float, k: float) -> dict[str, Any]:
         "known": known,
         "seconds": seconds,
     }
-
-
-# ---------------------------------------------------------------------- known designs that no table holds
-
-
-def closest_statistics(target: Tensor) -> dict[str, float]:
-    """By set, the least `two_point` of known designs to a target `(1, 1, 64, 64)`. A minute of CPU."""
-    two_point, aim = TwoPoint(), TwoPoint().statistics(target)
-    return {
-        which: min(
-            float((two_point.statistics(part) - aim).square().mean(1).min()) for part in known_designs(which).split(500)
-        )
-        for which in SETS
-    }
-
-
-def least_change(target: Tensor, conductivity: float) -> dict[str, float]:
-    """By set, how near the nearest known design is that conducts so much: the mean absolute difference. A minute of CPU."""
-    found = {}
-    for which in SETS:
-        tensor = properties()[which]["conductivity"]
-        enough = (tensor[:, 0] + tensor[:, 2]) / 2 >= conductivity
-        found[which] = float((known_designs(which)[enough] - target).abs().mean((1, 2, 3)).min())
-    return found
 
 
 # ---------------------------------------------------------------------- tables
@@ -184,24 +160,22 @@ def runs_table() -> str:
             seconds,
         )
     found, seconds = run("statistics")
-    near = closest_statistics(found.targets)
     add(
         "`statistics`",
         "the two-point correlation of `structure.png` (root mean square difference)",
         f"{math.sqrt(found.best.loss):.5f}; conducts {float(found.best.measures['conductivity']):.2f}, the structure 2.23",
         "0",
-        *(f"{math.sqrt(near[which]):.4f}" for which in SETS),
+        *(f"{math.sqrt(one.loss):.4f}" for one in lo.standings(found)),
         f"conducts {float(found.best.measures['conductivity as thresholded']):.2f}",
         seconds,
     )
     found, seconds = run("improve")
-    near = least_change(found.targets, 2.45)
     add(
         "`improve`",
         "ten per cent more conductivity than `structure.png`, 2.45, by the least change",
         f"{float(found.best.loss):.2%} of the cell; {float(found.best.terms['conductivity']):.2f}",
         "",
-        *(f"{near[which]:.1%}" for which in SETS),
+        *(f"{one.loss:.1%}" for one in lo.standings(found)),
         f"conducts {float(found.best.measures['conductivity as thresholded']):.2f}",
         seconds,
     )
@@ -218,7 +192,7 @@ def cut_table() -> str:
     most = max(abs(one["thresholded"] - one["k"]) / RANGE for one in answers)
     mean, some = (_grey(designs) for designs in (decoder.decode(torch.zeros(1, decoder.dim)), draws))
     front, _ = run("front")
-    left = ", ".join(f"{count} of {total} (of {name})" for name, count, total in beyond(front))
+    left = ", ".join(f"{one.ahead} of {one.feasible} (of {one.name})" for one in lo.standings(front))
     rows = [
         ("conductivity that 200 draws lose when cut: median, 90 %, most", _spelt(fall.quantile(share))),
         ("of the twenty answers above, by how much of the range the cut ones miss k: most", f"{most:.1%}"),
@@ -227,21 +201,6 @@ def cut_table() -> str:
         ("known designs within the front's constraint that it does not dominate", left),
     ]
     return "\n".join(["| what | figure |", "| --- | --- |", *(f"| {name} | {figure} |" for name, figure in rows)])
-
-
-def beyond(front: lo.Result) -> list[tuple[str, int, int]]:
-    """By set: how many known designs that keep the constraint no member of a front dominates, and of how many."""
-    names = front.objectives
-    members = torch.stack([front.terms[name] for name in names], 1)  # both are maximized
-    asked = Conductivity(component="xx"), Stiffness(component="young_y"), VolumeFraction()
-    known = [one.reference(front.designs).known for one in asked]
-    found = []
-    for title in SETS.values():
-        *values, fraction = (one[title][1] for one in known)
-        kept = torch.stack(values, 1)[(fraction >= 0.49) & (fraction <= 0.51)]
-        beaten = (members[None] >= kept[:, None]).all(2) & (members[None] > kept[:, None]).any(2)
-        found.append((title, int((~beaten.any(1)).sum()), len(kept)))
-    return found
 
 
 def _conductivity(designs: Tensor, threshold: float | None) -> Tensor:

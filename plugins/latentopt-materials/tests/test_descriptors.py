@@ -7,7 +7,7 @@ import torch
 
 import latentopt as lo
 from latentopt.testing import ObjectiveConformance, ToyImages
-from latentopt_materials import Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
+from latentopt_materials import Change, Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
 
 
 def decoder(*grid):
@@ -44,6 +44,26 @@ def test_grey_is_how_far_a_design_is_from_two_pure_phases():
     x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 2, 2)
     assert value(Grey(), x).item() == pytest.approx((0 + 0 + 1 + 0.75) / 4)
     assert value(Grey(threshold=0.4), x).item() == 0
+
+
+class TestChange(OnCells):
+    config = Change()
+
+
+class TestChangeInSpace(InSpace):
+    config = Change(threshold=0.5)
+
+
+def test_change_is_the_share_of_the_cell_that_differs_from_the_rows_own_target():
+    x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 2, 2)
+    targets = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    objective = Change(target=targets).build(decoder(2, 2))
+    assert objective.targets == 2
+    rows = lo.Candidates(torch.zeros(3, 4), x.expand(3, -1, -1, -1), torch.tensor([1, 0, 1]))
+    assert objective(rows).tolist() == pytest.approx([2.25 / 4, 1.75 / 4, 2.25 / 4])
+    assert value(Change(target=targets[:1], threshold=0.4), x).item() == 0.5
+    with pytest.raises(lo.ConfigError, match="'change' needs a target"):
+        value(Change(), x)
 
 
 class TestThresholdedVolumeFraction(OnCells):

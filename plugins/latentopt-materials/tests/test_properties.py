@@ -8,19 +8,31 @@ import torch
 
 import latentopt as lo
 from latentopt_materials import (
+    Change,
     Conductivity,
     InterfaceLength,
     Microstructures,
     Percolation,
     Stiffness,
     ThinParts,
+    TwoPoint,
     VolumeFraction,
     make_structures,
     periodic,
     structures,
 )
 from latentopt_materials.known import _SEED, DRAWS
-from latentopt_materials.properties import COLUMNS, SETS, are_known, pack, properties, symmetric, unpack, upper
+from latentopt_materials.properties import (
+    COLUMNS,
+    SETS,
+    are_known,
+    pack,
+    properties,
+    structure,
+    symmetric,
+    unpack,
+    upper,
+)
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "known_properties.py"
 spec = importlib.util.spec_from_file_location("known_properties", SCRIPT)
@@ -58,6 +70,8 @@ def test_a_sample_computed_again_is_what_is_stored(which, sample, decoder):
 
 
 ASKED = [
+    TwoPoint(target=structure()),
+    Change(target=structure()),
     Conductivity(),
     Conductivity(component="anisotropy"),
     Conductivity(component="xy"),
@@ -110,6 +124,13 @@ def test_other_options_have_bounds_alone(config, sample):
         Percolation(phase="black"),
         Percolation(corners=True),
         ThinParts(diameter=5),
+        TwoPoint(target=structure(), reach=8),
+        TwoPoint(target=structure().roll(1, 3)),
+        TwoPoint(target=torch.zeros(1, 32, 32)),
+        TwoPoint(target="no/such/file.png"),
+        TwoPoint(),
+        Change(target=structure(), threshold=0.5),
+        Change(target=1 - structure()),
     ],
     ids=repr,
 )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from latentopt import DecoderConfig, ObjectiveConfig, hookimpl
 from latentopt_materials.conductivity import Conductivity
 from latentopt_materials.decoders import Microstructures
-from latentopt_materials.descriptors import Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
+from latentopt_materials.descriptors import (
+    Change,
+    Grey,
+    InterfaceLength,
+    LinealPath,
+    ThinParts,
+    TwoPoint,
+    VolumeFraction,
+)
 from latentopt_materials.elasticity import Stiffness
 from latentopt_materials.known import known_designs
 from latentopt_materials.periodic import centred
@@ -15,6 +23,7 @@ from latentopt_materials.topology import FeatureSize, Percolation
 __all__ = [
     "FAMILIES",
     "OBJECTIVES",
+    "Change",
     "Conductivity",
     "FeatureSize",
     "Grey",
@@ -39,6 +48,7 @@ OBJECTIVES: tuple[type[ObjectiveConfig], ...] = (
     InterfaceLength,
     TwoPoint,
     LinealPath,
+    Change,
     ThinParts,
     Percolation,
     FeatureSize,

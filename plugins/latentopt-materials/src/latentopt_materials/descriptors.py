@@ -12,7 +12,14 @@ from torch import Tensor
 
 from latentopt import Array, Candidates, ConfigError, Decoder, LeastSquares, Objective, Reference
 from latentopt_materials.designs import MaterialObjective, targets_of
-from latentopt_materials.properties import SETS, THRESHOLD, are_known, over_volume_fraction, properties
+from latentopt_materials.properties import (
+    SETS,
+    THRESHOLD,
+    are_known,
+    is_structure,
+    over_volume_fraction,
+    properties,
+)
 
 # Directions of the 26 neighbours and their shares of all directions, by Voronoi cells on the sphere (Lang and Ohser 2001).
 _SHARES_3D = {1: 2 * 0.045778, 2: 2 * 0.036981, 3: 2 * 0.035196}
@@ -58,6 +65,33 @@ class Grey(MaterialObjective):
             return 4 * (x * (1 - x)).mean(1)
 
         return value
+
+
+class Change(MaterialObjective):
+    """Share of the cell that differs from a target, `(M,)`: the mean absolute difference, for pure phases the pixels that
+    change. Differentiable. Places count: a target that is shifted is another.
+    """
+
+    kind: Literal["change"] = "change"
+    target: Array | None = None
+
+    def build(self, decoder: Decoder) -> Objective:
+        self.grid_of(decoder)
+        target_T = self.fractions(targets_of(self.target, decoder, self.kind))
+
+        def value(c: Candidates) -> Tensor:
+            mine = target_T if len(target_T) == 1 else target_T[c.target_index]
+            return (self.fractions(c.designs) - mine).abs().flatten(1).mean(1)
+
+        value.targets = len(target_T)  # type: ignore[attr-defined]
+        return value
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction, for the shipped structure.png as the target."""
+        if self.threshold is not None or not are_known(designs) or not is_structure(self.target):
+            return None
+        known = over_volume_fraction(lambda one: one["change"][:, 0])
+        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
 
 
 # ---------------------------------------------------------------------- interface
@@ -150,6 +184,13 @@ class TwoPoint(MaterialObjective):
     def build(self, decoder: Decoder) -> LeastSquares:
         _fits(self.reach, self.grid_of(decoder), self.kind)
         return _Statistics(self, decoder)
+
+    def reference(self, designs: Tensor) -> Reference | None:
+        """Known designs over the volume fraction, for the shipped structure.png as the target, and all lags."""
+        if (self.reach, self.threshold) != (None, None) or not are_known(designs) or not is_structure(self.target):
+            return None
+        known = over_volume_fraction(lambda one: one["two-point distance"][:, 0].square())
+        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
 
     def statistics(self, designs: Tensor) -> Tensor:
         """S at the lags that count, `(N, R)`."""

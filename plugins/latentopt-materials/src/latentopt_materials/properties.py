@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import resources
 
 import torch
 from torch import Tensor
 
+from latentopt import Array, LatentoptError
 from latentopt_materials.decoders import published
 from latentopt_materials.structures import SIZE
 
 SETS = {"draws": "20,000 draws from the prior", "training": "24,000 training structures"}  # by `known_designs`' names
 FILE = "known.safetensors"
 THRESHOLD = 0.5  # of the designs cut into two pure phases, whose properties have "cut " before their names
-# Conductivities and stiffnesses of the default phases, thin parts by the default disc, percolation of the white phase.
+# Conductivities and stiffnesses of the default phases, thin parts by the default disc, percolation of the white phase; and
+# how far from runs/structure.png, which two runs start from: the root of `two_point`, and `change`.
 COLUMNS = {  # of each property
     "conductivity": ("xx", "xy", "yy"),
     "cut conductivity": ("xx", "xy", "yy"),
@@ -28,6 +31,8 @@ COLUMNS = {  # of each property
     "interface length": ("",),
     "thin parts": ("",),
     "percolation": ("x", "y"),
+    "two-point distance": ("",),
+    "change": ("",),
 }
 _STEPS = 65_535  # between the least and the most of a column
 
@@ -70,6 +75,21 @@ def properties() -> dict[str, dict[str, Tensor]]:
 def are_known(designs: Tensor) -> bool:
     """Whether designs are of the kind that the known ones are: pictures `(N, 1, 64, 64)`."""
     return designs.shape[1:] == (1, SIZE, SIZE)
+
+
+@lru_cache(maxsize=1)
+def structure() -> Tensor:
+    """The picture runs/structure.png, `(1, 1, 64, 64)`: a structure that was held out of the training."""
+    with resources.as_file(resources.files("latentopt_materials") / "runs" / "structure.png") as path:
+        return Array(path).designs((1, SIZE, SIZE))
+
+
+def is_structure(target: Array | None) -> bool:
+    """Whether a target is that picture, and no other."""
+    try:
+        return target is not None and torch.equal(target.designs((1, SIZE, SIZE)), structure())
+    except LatentoptError:  # of another shape, or a file that is not here
+        return False
 
 
 def over_volume_fraction(number: Callable[[dict[str, Tensor]], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
