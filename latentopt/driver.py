@@ -345,8 +345,11 @@ class _Drive:
         stage = run.stage
         if lost:
             what = "evaluations" if run.state.rows_restart else f"of {len(z_ND)} rows"
+            asked = (*self.problem.terms, *self.problem.constraints)
+            means = [f"; a NaN of {one.name!r} means: {one.nan_means}" for one in asked if one.nan_means]
             self.notes.append(
                 f"{lost} {what} turned NaN or infinite in stage {index + 1} ({stage.name}) and were dropped"
+                + "".join(means)
             )
         self.notes.extend(f"{text}, in stage {index + 1} ({stage.name})" for text in run.closing_notes())
         if ended == "budget":

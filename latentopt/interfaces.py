@@ -104,7 +104,8 @@ class Objective(Protocol):
     One that keeps several targets, and reads `target_index`, may say how many in an attribute `targets`: the problem
     then checks that the run has as many. What a reader of the result should know of the number (whose opinion it is, that
     designs are resized for it) goes into an attribute `notes`, a list of sentences: it is read when the run is planned, after
-    a first call, and the result has each sentence once.
+    a first call, and the result has each sentence once. What a NaN of it means, and what helps, goes into an attribute
+    `nan_means`, a text for errors and for the note on rows that were lost.
     """
 
     def __call__(self, candidates: Candidates, /) -> Tensor: ...

@@ -446,9 +446,11 @@ class StageRun:
         terms = self.state.evaluation.terms
         broken = [name for name, value in terms.items() if not bool(torch.isfinite(value).any())]
         where = f"term {broken[0]!r}" if broken else "the loss"
+        asked = (*self.problem.terms, *self.problem.constraints)
+        means = next((each.nan_means for each in asked if each.name in broken and each.nan_means), "")
         return (
             f"all {len(self.ok_N)} rows diverged: {where} was NaN or infinite for every row at step {self.state.step} "
-            f"of {self.stage.name!r}; lower the learning rate, or look at the objective's range"
+            f"of {self.stage.name!r}; " + (means or "lower the learning rate, or look at the objective's range")
         )
 
 

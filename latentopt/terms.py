@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,6 +46,14 @@ class Term:
             )
         return tuple(found)
 
+    @property
+    def nan_means(self) -> str:
+        """What the callable says that a NaN of it means; empty where it says nothing. Raises `ConfigError` for no text."""
+        found = getattr(self.function, "nan_means", "")
+        if not isinstance(found, str):
+            raise ConfigError(f"nan_means of objective {self.name!r} is {describe(found)}, expected a text")
+        return found
+
     def values(self, candidates: Candidates) -> Tensor:
         """One number a row `(M,)`. Raises `ObjectiveError` where the callable fails, or gives anything else."""
         n = candidates.latents.shape[0]
@@ -74,9 +83,11 @@ class Term:
             )
         value = self.values(candidates)
         if not bool(torch.isfinite(value).any()):
+            first = float(value.detach()[0])
+            means = self.nan_means if math.isnan(first) else ""
             raise ObjectiveError(
-                f"objective {self.name!r} gives {float(value.detach()[0])} for every draw from the prior: "
-                "it must give finite numbers on the designs that the decoder makes"
+                f"objective {self.name!r} gives {first} for every draw from the prior: "
+                f"{means or 'it must give finite numbers on the designs that the decoder makes'}"
             )
         alike = len(value) > 1 and bool((value == value[0]).all())
         constant = float(value.detach()[0]) if alike else None

@@ -242,6 +242,8 @@ class ObjectiveConformance(_Conformance):
         objective(rows)
         for note in Term("objective", objective).notes:
             assert note == " ".join(note.split()), "a note is one line, without spaces at its ends"
+        means = Term("objective", objective).nan_means
+        assert means == " ".join(means.split()), "what a NaN means is one line, without spaces at its ends"
 
     def test_early_estimates_are_finite_numbers_of_each_row_alone(self) -> None:
         objective, rows = self._built()

@@ -4,6 +4,7 @@ import json
 from typing import Literal
 
 import pytest
+import torch
 from kept_runs import KilledError
 
 import latentopt as lo
@@ -76,6 +77,35 @@ def test_notes_that_are_no_list_of_sentences_are_refused(wrong):
     text = r"the notes of objective 'callable' are .*, expected a list of sentences: write them as \[\"\.\.\.\"\]"
     with pytest.raises(lo.ConfigError, match=text):
         search(objectives=[objective])
+
+
+class Solved:
+    """A solver that gives up on dark designs, from some call on."""
+
+    nan_means = "not solved within 9 iterations; raise iterations"
+
+    def __init__(self, level, calls=0):
+        self.level, self.calls = level, calls
+
+    def __call__(self, c):
+        self.calls -= 1
+        value = c.designs.flatten(1).mean(1)
+        return torch.where(value < self.level, torch.nan, value) if self.calls < 0 else value
+
+
+def test_errors_and_notes_say_what_a_nan_means():
+    with pytest.raises(lo.ObjectiveError, match=f"nan for every draw from the prior: {Solved.nan_means}"):
+        search(objectives=[Solved(2.0)])
+    with pytest.raises(lo.DivergedError, match=f"at step 1 of 'adam'; {Solved.nan_means}"):
+        search(objectives=[Solved(2.0, calls=1)])
+    starts = {"kind": "prior", "n": 16}
+    found = search(objectives=[Solved(0.5)], starts=[starts])
+    lost = f"were dropped; a NaN of 'callable' means: {Solved.nan_means}"
+    assert [note.endswith(lost) for note in found.notes] == [True]
+    wrong = Solved(2.0)
+    wrong.nan_means = ["no text"]
+    with pytest.raises(lo.ConfigError, match="nan_means of objective 'callable' is"):
+        search(objectives=[wrong])
 
 
 def test_notes_are_kept_and_shown(tmp_path):

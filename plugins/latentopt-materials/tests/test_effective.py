@@ -146,7 +146,14 @@ def test_a_run_drops_rows_that_are_not_solved_and_says_so():
     starts = {"kind": "normal", "n": 16}
     found = lo.optimize(decoder(16, 16), objectives=[hard], search={"kind": "adam", "steps": 3}, starts=starts, seed=0)
     assert torch.isfinite(found.losses).all()
-    assert any("of 16 rows turned NaN or infinite in stage 1 (adam) and were dropped" in note for note in found.notes)
+    said = (
+        "of 16 rows turned NaN or infinite in stage 1 (adam) and were dropped; a NaN of 'conductivity' means: not solved to "
+        "a tolerance of 0.0001 within 3 iterations; raise iterations, or the tolerance, or bring the phases nearer"
+    )
+    assert any(note.endswith(said) for note in found.notes)
+    words = r"for every draw from the prior: not solved to a tolerance of 0\.0001 within 1"
+    with pytest.raises(lo.ObjectiveError, match=words):
+        lo.optimize(decoder(16, 16), objectives=[hard.model_copy(update={"iterations": 1})], starts=starts, seed=0)
 
 
 def test_a_search_reaches_a_conductivity():

@@ -101,6 +101,10 @@ class EffectiveObjective(MaterialObjective):
         def value(c: Candidates) -> Tensor:
             return measure.number(self.tensors(c.designs, measure.loads)).to(c.latents.dtype)
 
+        value.nan_means = (  # type: ignore[attr-defined]
+            f"not solved to a tolerance of {self.tolerance:g} within {self.iterations} iterations; raise iterations, or the "
+            "tolerance, or bring the phases nearer"
+        )
         if self.threshold is None:
             value.notes = [_GREY.format(self.kind_name())]  # type: ignore[attr-defined]
         return value
