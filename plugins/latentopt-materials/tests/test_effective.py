@@ -218,4 +218,27 @@ def test_a_run_says_that_grey_pixels_count():
     notes = lo.optimize(decoder(16, 16), objectives=[Conductivity()], **given).notes
     assert any(note.startswith("'conductivity' judges designs as they are decoded, grey pixels too") for note in notes)
     cut = Conductivity(threshold=0.5)
-    assert not hasattr(cut.build(decoder(16, 16)), "notes")
+    assert cut.build(decoder(16, 16)).notes == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Conductivity(goal={"equals": 12}), "has a conductivity mean above 10, and 12 is asked for"),
+        (Conductivity(component="yy", goal={"at_least": 12}), "has a conductivity yy above 10, and 12 is asked for"),
+        (Conductivity(goal={"between": [0.1, 0.5]}), "has a conductivity mean below 1, and 0.5 is asked for"),
+        (Conductivity(component="anisotropy", goal={"at_least": 3.1}), "conductivity anisotropy above 3.025, and 3.1"),
+        (Stiffness(component="bulk", goal={"at_most": 0.1}), "has a stiffness bulk below"),
+        (Conductivity(goal={"equals": 10}), ""),
+        (Conductivity(goal={"at_most": 12}), ""),
+        (Conductivity(goal={"between": [0.5, 12]}), ""),
+        (Conductivity(component="anisotropy", goal={"at_least": 3.0}), ""),
+        (Stiffness(component="poisson", goal={"equals": 12}), ""),
+        (Conductivity(), ""),
+    ],
+    ids=repr,
+)
+def test_a_wish_that_no_structure_fulfils_is_told(config, said):
+    notes = [one for one in config.build(decoder(8, 8)).notes if one.startswith("no structure of these phases")]
+    assert len(notes) == bool(said)
+    assert not said or said in notes[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Candidates, ConfigError, Decoder, Objective, Reference, ShapeError
+from latentopt import Bound, Candidates, ConfigError, Decoder, Objective, Reference, ShapeError
 from latentopt_materials.designs import MaterialObjective
 from latentopt_materials.homogenise import effective
 from latentopt_materials.laws import Law
@@ -105,9 +105,23 @@ class EffectiveObjective(MaterialObjective):
             f"not solved to a tolerance of {self.tolerance:g} within {self.iterations} iterations; raise iterations, or the "
             "tolerance, or bring the phases nearer"
         )
-        if self.threshold is None:
-            value.notes = [_GREY.format(self.kind_name())]  # type: ignore[attr-defined]
+        notes = [_GREY.format(self.kind_name())] if self.threshold is None else []
+        value.notes = [*notes, *self._out_of_reach(dim)]  # type: ignore[attr-defined]
         return value
+
+    def _out_of_reach(self, dim: int) -> Iterator[str]:
+        """A sentence where the goal's numbers are beyond what any volume fraction allows."""
+        ends = [float(end) for _, curve in self.bounds(dim).values() for end in (curve.min(), curve.max())]
+        if not isinstance(self.goal, Bound) or not ends:
+            return
+        wish, low, high = self.goal, min(ends), max(ends)
+        least, most = wish.between or (wish.at_least, wish.at_most)
+        least, most = (least, most) if wish.equals is None else (wish.equals, wish.equals)
+        called = f"{self.kind_name()} {getattr(self, 'component', '')}".strip()
+        if least is not None and least > high * (1 + 1e-6):
+            yield f"no structure of these phases has a {called} above {high:.4g}, and {least:g} is asked for"
+        if most is not None and most < low * (1 - 1e-6):
+            yield f"no structure of these phases has a {called} below {low:.4g}, and {most:g} is asked for"
 
     def curves(self, fraction: Tensor, dim: int) -> dict[str, Tensor]:
         """What is possible at these volume fractions of the white phase, by name."""

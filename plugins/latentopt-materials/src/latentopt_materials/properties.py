@@ -17,7 +17,8 @@ from latentopt import Array, LatentoptError
 from latentopt_materials.decoders import published
 from latentopt_materials.structures import SIZE
 
-SETS = {"draws": "20,000 draws from the prior", "training": "24,000 training structures"}  # by `known_designs`' names
+# By `known_designs`' names. They say whose they are: a decoder of one's own is compared with them too.
+SETS = {"draws": "20,000 draws of microstructures", "training": "24,000 training structures of microstructures"}
 FILE = "known.safetensors"
 THRESHOLD = 0.5  # of the designs cut into two pure phases, whose properties have "cut " before their names
 # Conductivities and stiffnesses of the default phases, thin parts by the default disc, percolation of the white phase; and
