@@ -309,6 +309,14 @@ class ObjectiveConfig(PluginConfig):
         """What is known of the value beforehand, for designs `(N, ...)` on the CPU; None where there is nothing to say."""
         return None
 
+    def pictures(self, designs: Tensor) -> Mapping[str, Tensor]:
+        """Pictures `(C, H, W)` in [0, 1], by title, that say more of designs than this number: what reports draw.
+
+        The designs `(N, ...)` are on the CPU, distinct and best first; of several targets, the best of each in the targets'
+        order. C is 1 or 3. Of one title a report shows the first, so several objectives may give the same picture.
+        """
+        return {}
+
     def with_target(self, target: Any) -> ObjectiveConfig:
         """This objective with the task's target filled in, where it has an empty `target` field."""
         if "target" in type(self).model_fields and getattr(self, "target", None) is None:
