@@ -291,6 +291,7 @@ class ObjectiveConfig(PluginConfig):
     """Describes an objective; `build(decoder)` checks shapes and gives a callable from `Candidates` to `(M,)`.
 
     `goal` says what to do with the number, `weight` scales its loss, `name` is what results call it (its kind by default).
+    Reports use what `reference(designs)` and `pictures(designs)` give; both are optional.
     """
 
     slot: ClassVar[str] = "objectives"
