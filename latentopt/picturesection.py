@@ -11,12 +11,8 @@ from latentopt import known
 from latentopt.result import Result
 from latentopt.thumbnails import fitted
 
-_MOST = 12  # pictures shown
-_SIDE, _LETTERS = (
-    1440,
-    400_000,
-)  # pixels of a picture's longer side; letters of all pictures together, as text in the page
-_LONGEST = 200  # letters of a title
+_MOST, _SIDE = 12, 1440  # pictures shown, and pixels of the longer side of each
+_LETTERS, _LONGEST = 400_000, 200  # letters of all pictures together, as text in the page, and of a title
 
 
 def section(result: Result, designs: Tensor, targets: list[int]) -> dict[str, Any] | None:
