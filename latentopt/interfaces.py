@@ -292,6 +292,7 @@ class ObjectiveConfig(PluginConfig):
     """Describes an objective; `build(decoder)` checks shapes and gives a callable from `Candidates` to `(M,)`.
 
     `goal` says what to do with the number, `weight` scales its loss, `name` is what results call it (its kind by default).
+    Reports use what `reference(designs)` and `pictures(designs)` give; both are optional.
     """
 
     slot: ClassVar[str] = "objectives"
@@ -309,6 +310,14 @@ class ObjectiveConfig(PluginConfig):
     def reference(self, designs: Tensor) -> Reference | None:
         """What is known of the value beforehand, for designs `(N, ...)` on the CPU; None where there is nothing to say."""
         return None
+
+    def pictures(self, designs: Tensor) -> Mapping[str, Tensor]:
+        """Pictures `(C, H, W)` in [0, 1], by title, that say more of designs than this number: what reports draw.
+
+        The designs `(N, ...)` are on the CPU, distinct and best first; of several targets, the best of each in the targets'
+        order. C is 1 or 3. Of one title a report shows the first, so several objectives may give the same picture.
+        """
+        return {}
 
     def with_target(self, target: Any) -> ObjectiveConfig:
         """This objective with the task's target filled in, where it has an empty `target` field."""

@@ -1,8 +1,8 @@
-"""What is known beforehand of a run's terms, and how what it found compares: with bounds, and with sets of known designs."""
+"""What a run's objectives know beforehand, and how what it found compares: with bounds, and with sets of known designs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -80,16 +80,24 @@ def references(result: Result, target: int = 0) -> dict[str, Reference]:
     file: a received run opens and imports nothing.
     """
     found = {}
-    for name, config in _configs(result, target).items():
+    for name, config in _configs(result, [target], "reference").items():
         reference = config.reference(result.designs)
         if reference is not None:
             found[name] = reference
     return found
 
 
+def drawing(result: Result, targets: Sequence[int]) -> dict[str, ObjectiveConfig]:
+    """The objectives of a run that have pictures of designs, by term and measure, for these of its targets.
+
+    As with references, only those of installed plugins, and none that names code or a file.
+    """
+    return _configs(result, targets, "pictures")
+
+
 def known_sets(result: Result, target: int = 0, given: dict[str, Reference] | None = None) -> list[KnownSet]:
     """The sets of known designs that every objective and constraint of the run knows the values of."""
-    configs = {name: one for name, one in _configs(result, target).items() if name in result.terms}
+    configs = {name: one for name, one in _configs(result, [target], "reference").items() if name in result.terms}
     if len(configs) < len(result.terms) or not configs:
         return []
     given = references(result, target) if given is None else given
@@ -184,19 +192,21 @@ def _on(curve: tuple[Tensor, Tensor], at: float) -> float:
 # ---------------------------------------------------------------------- the objectives of a run
 
 
-def _configs(result: Result, target: int) -> dict[str, ObjectiveConfig]:
-    """The run's objectives, constraints and measures by the names of their values; of those that can be asked."""
+def _configs(result: Result, targets: Sequence[int], method: str) -> dict[str, ObjectiveConfig]:
+    """The run's objectives, constraints and measures by the names of their values; of those that have this method."""
     plain = {name: one.plain for name, one in result.asked().items()}
     measures = (result.config.get("task") or {}).get("measures")
     plain |= zip(result.measures, measures if isinstance(measures, list) else [], strict=False)
-    return {name: config for name, one in plain.items() for config in _built(one, result, target)}
+    return {name: config for name, one in plain.items() for config in _built(one, result, targets, method)}
 
 
-def _built(plain: Any, result: Result, target: int) -> Iterator[ObjectiveConfig]:
+def _built(plain: Any, result: Result, targets: Sequence[int], method: str) -> Iterator[ObjectiveConfig]:
     kind = plain.get("kind") if isinstance(plain, dict) else None
     try:
         cls = installed().kinds("objectives").get(kind) if isinstance(kind, str) else None
-        if cls is None or not issubclass(cls, ObjectiveConfig) or cls.reference is ObjectiveConfig.reference:
+        if cls is None or not issubclass(cls, ObjectiveConfig):
+            return
+        if getattr(cls, method) is getattr(ObjectiveConfig, method):
             return
         values = _with_arrays(plain, result.arrays)
         config = cls.model_validate(values, context={"folder": _NOWHERE, "within": _NOWHERE})
@@ -204,8 +214,8 @@ def _built(plain: Any, result: Result, target: int) -> Iterator[ObjectiveConfig]
             return
     except (LatentoptError, ValidationError):
         return
-    aimed = result.targets is not None and target < len(result.targets)
-    yield config.with_target(Array(result.targets[target : target + 1])) if aimed else config  # type: ignore[index]
+    aimed = result.targets is not None and max(targets) < len(result.targets)
+    yield config.with_target(Array(result.targets[list(targets)])) if aimed else config  # type: ignore[index]
 
 
 def _with_arrays(value: Any, arrays: dict[str, Tensor]) -> Any:

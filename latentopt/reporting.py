@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentopt import __version__, knownsection, reportcharts, runlist, store
+from latentopt import __version__, knownsection, picturesection, reportcharts, runlist, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.maps import along
@@ -36,7 +36,7 @@ _BEST, _TILE, _POINT = 224, 128, 44  # pixels of the longer side
 _SPREAD = 12  # members of a front shown side by side
 _TERMS, _LINES = 24, 96  # terms with a chart each, and lines of all of them together
 # Pixels of all answers, galleries and fronts together. The noisiest colours take 4 bytes a pixel as text, so that with 240
-# points of a map (1.9 MB) a page stays below 5 MB.
+# points of a map (1.9 MB) and what objectives draw (0.4 MB) a page stays below 5 MB.
 _ANSWERS, _GALLERIES, _FRONTS = 256 * 1024, 192 * 1024, 128 * 1024
 _LONGEST_CONFIG = 200_000
 _LONGEST_NAME = 120
@@ -184,6 +184,7 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "more_targets": max(0, len(targets) - _TARGETS),
         "n_targets": len(targets),
         "galleries": _galleries(result, targets, look),
+        "pictures": _pictures(result, targets),
         "convergence": reportcharts.convergence(result),
         "map": reportcharts.where(result, points),
         "terms": [reportcharts.term(curve) for curve in curves],
@@ -283,6 +284,15 @@ def _galleries(result: Result, targets: list[int], look: Look) -> list[dict[str,
             }
         )
     return found
+
+
+def _pictures(result: Result, targets: list[int]) -> dict[str, Any] | None:
+    """What the objectives draw: of the gallery's designs, or of the best of each of several targets."""
+    if len(targets) == 1:
+        designs = result.top(_GALLERY, target=targets[0], distinct=True).designs
+    else:
+        designs = result.designs[result.firsts()[:_TARGETS]]
+    return picturesection.section(result, designs, targets[:_TARGETS])
 
 
 def _points(result: Result, points: dict[int, int], look: Look) -> list[dict[str, str]]:

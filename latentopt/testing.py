@@ -237,6 +237,24 @@ class ObjectiveConformance(_Conformance):
         for name, names in found.names.items():
             assert len(names) == len(found.known[name][1]), f"names of {name}: one a design"
 
+    def test_what_it_draws_of_designs_are_pictures(self) -> None:
+        _, rows = self._built()
+        designs = rows.designs.detach().cpu()
+        config = self.config.with_target(designs[:1])
+        for some in (designs, designs[:1]):
+            before = some.clone()
+            with global_rng_untouched():
+                found = config.pictures(some)
+            assert torch.equal(some, before), "pictures changed the designs"
+            for title, picture in found.items():
+                assert title, "a picture needs a title"
+                assert title == " ".join(title.split()), "a title is one line, without spaces at its ends"
+                assert picture.ndim == 3, f"{title}: (C, H, W)"
+                assert picture.shape[0] in (1, 3), f"{title}: grey, or red, green and blue"
+                assert picture.is_floating_point()
+                assert picture.numel() > 0
+                assert bool(((picture >= 0) & (picture <= 1)).all()), f"{title}: values in 0 to 1"
+
     def test_notes_are_sentences(self) -> None:
         objective, rows = self._built()
         objective(rows)

@@ -38,7 +38,7 @@ _LOW, _MIDDLE, _HIGH = (
 )  # dark blue, teal, yellow: by lightness
 _BARS = 32  # values up to which each has a bar
 _BYTES = 16  # values that reach beyond it, and lie in 0 to 255, are bytes
-_LEAST = 8  # the least side of a picture without channels
+_LEAST = 8  # the least side of a picture without channels, and of one that is made smaller
 _STYLE = (
     "path{fill:none;stroke:#0072b2;stroke-width:1.6;stroke-linejoin:round}.g{stroke:#8886;stroke-width:1}"
     "@media(prefers-color-scheme:dark){path{stroke:#6cc0f5}.g{stroke:#8886}}"
@@ -249,8 +249,30 @@ def _pixels(pictures: Tensor, side: int) -> NDArray[np.uint8]:
     return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def fitted(picture: Tensor, side: int, letters: int) -> str:
+    """A picture `(C, H, W)` as a data URI of at most so many letters, made smaller until it fits.
+
+    As PNG or WebP, both exact, whichever is smaller; its longer side is at most `side` pixels.
+    """
+    side = min(side, max(picture.shape[1:]))
+    while True:
+        pixels = _pixels(picture[None], side)[0]
+        uri = min(_png(pixels), _webp(pixels), key=len)
+        if len(uri) <= letters or side <= _LEAST:
+            return uri
+        side = max(_LEAST, int(side * min(0.95, (letters / len(uri)) ** 0.5)))
+
+
 def _png(pixels: NDArray[np.uint8]) -> str:
+    return _uri(pixels, "png", optimize=False, compress_level=6)
+
+
+def _webp(pixels: NDArray[np.uint8]) -> str:
+    return _uri(pixels, "webp", lossless=True)
+
+
+def _uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
     plain = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     target = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(plain)).save(target, "PNG", optimize=False, compress_level=6)
-    return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode()
+    Image.fromarray(np.ascontiguousarray(plain)).save(target, kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(target.getvalue()).decode()

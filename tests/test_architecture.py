@@ -80,6 +80,7 @@ FLOORS = {
         "reporting",
         "reportcharts",
         "knownsection",
+        "picturesection",
         "progress",
         "tracking",
         "animation",

@@ -132,7 +132,7 @@ def test_the_page_on_plugins_shows_objectives_and_decoders_that_conform(tmp_path
     for number, block in enumerate(blocks(ROOT / "docs/writing-a-plugin.md", "python")):
         exec(compile(block, f"page block {number}", "exec"), space)
     kits = [one for name, one in space.items() if name.startswith("Test")]
-    assert len(kits) == 4
+    assert len(kits) == 5
     assert space["found"].best.feasible
     for kit in kits:
         checks = [name for name in dir(kit) if name.startswith("test_")]

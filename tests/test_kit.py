@@ -77,3 +77,48 @@ def test_what_is_known_beforehand_must_be_aligned(case):
 
     with pytest.raises(AssertionError):
         kit(Knows()).test_what_is_known_beforehand_is_aligned()
+
+
+GREY = torch.full((1, 4, 4), 0.5)
+NO_PICTURES = {
+    "pictures by the batch": {"all": GREY[None]},
+    "two channels": {"two": GREY.expand(2, 4, 4)},
+    "bytes": {"bytes": GREY.to(torch.uint8)},
+    "brighter than white": {"bright": 3 * GREY},
+    "holes": {"holes": GREY * torch.nan},
+    "nothing to see": {"nothing": GREY[:, :0]},
+    "no title": {"": GREY},
+    "a title of two lines": {"a\nb": GREY},
+}
+
+
+@pytest.mark.parametrize("case", NO_PICTURES)
+def test_what_an_objective_draws_must_be_pictures(case):
+    class Draws(PatientSolver):
+        def pictures(self, designs):
+            return NO_PICTURES[case]
+
+    with pytest.raises(AssertionError):
+        kit(Draws()).test_what_it_draws_of_designs_are_pictures()
+
+
+def test_pictures_leave_designs_and_random_numbers_alone():
+    class Draws(PatientSolver):
+        def pictures(self, designs):
+            return {"first": designs[0]}
+
+    kit(Draws()).test_what_it_draws_of_designs_are_pictures()
+
+    class Changes(PatientSolver):
+        def pictures(self, designs):
+            return {"first": designs.mul_(0.5)[0]}
+
+    with pytest.raises(AssertionError, match="pictures changed the designs"):
+        kit(Changes()).test_what_it_draws_of_designs_are_pictures()
+
+    class Random(PatientSolver):
+        def pictures(self, designs):
+            return {"noise": torch.rand(1, 4, 4)}
+
+    with pytest.raises(AssertionError, match="global random state was used"):
+        kit(Random()).test_what_it_draws_of_designs_are_pictures()

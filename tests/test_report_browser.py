@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import FAST, hostile, ink, run
+from report_runs import FAST, Drawn, hostile, ink, run, with_drawn
 from xss import CORPUS
 
 import latentopt as lo
@@ -58,8 +58,14 @@ def folders(tmp_path_factory):
     evil = hostile(runs["front"], "".join(CORPUS))
     runs["evil"] = dataclasses.replace(evil, reference=runs["front"].reference)
     pages = {name: base / f"{name}.html" for name in (*runs, "compared")}
-    for name, result in runs.items():
-        lo.report(result, out=pages[name])
+    runs["pictures"] = run(
+        objectives=[Drawn(noise=500, title="A picture that is wider than a phone")], measures=[Drawn(title="w" * 190)]
+    )
+    pages["pictures"] = base / "pictures.html"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with_drawn(monkeypatch)
+        for name, result in runs.items():
+            lo.report(result, out=pages[name])
     lo.report(runs["image"], runs["infeasible"], hostile(runs["image"], CORPUS[0]), out=pages["compared"])
     return pages
 
@@ -103,7 +109,7 @@ class Visit:
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"), dtype=float)
 
 
-NAMES = ["image", "targets", "terms", "waveform", "infeasible", "front", "compared", "evil"]
+NAMES = ["image", "targets", "terms", "waveform", "infeasible", "front", "compared", "evil", "pictures"]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "wide"])

@@ -1,12 +1,15 @@
 import dataclasses
 import importlib.resources
+import subprocess
+import sys
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import latentopt as lo
 from latentopt import ConfigError, ShapeError, knownsection
-from latentopt_airfoils import Aero, AirfoilShape, opinion, polars, real
+from latentopt_airfoils import Aero, AirfoilShape, Flow, opinion, polarplots, polars, real
 from latentopt_airfoils.known import REAL
 from latentopt_airfoils.opinions import best_real
 
@@ -109,10 +112,85 @@ def test_polars_draw_what_the_network_says():
     assert "a surrogate's opinion" in figure.texts[1].get_text()
 
 
+def test_narrow_polars_hold_the_same_lines_within_the_page():
+    numbers, flow = real().numbers[:6], Flow(4e5, 9, 0.05, 0.1)
+    names = [f"a name of thirty letters or so {row}" for row in range(6)]
+    wide, narrow = (polars(numbers, names, flow=flow, width=width) for width in (9.6, 5))
+    assert [len(axes.lines) for axes in wide.axes] == [len(axes.lines) for axes in narrow.axes]
+    for figure in (wide, narrow):
+        words = " ".join(text.get_text() for text in figure.texts[1:])
+        assert words == (
+            "NeuralFoil xlarge, Reynolds number 400,000, n_crit 9, transition by 0.05 chords on the upper surface, "
+            "transition by 0.1 chords on the lower surface: a surrogate's opinion, faint where its confidence is below 0.9"
+        )
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        for part in (*figure.texts, *figure.legends):
+            box = part.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+        assert figure.legends[0].get_window_extent().y0 >= figure.axes[0].bbox.y1 - 6
+        assert figure.legends[0].get_window_extent().y1 <= figure.texts[-1].get_window_extent().y0 + 12
+
+
+def test_a_report_has_one_picture_of_polars_a_flow(found):
+    for name in ("demo", "cruise"):
+        page = lo.report(found[name])
+        asked = next(iter(found[name].terms))
+        assert page.count("Polars at Reynolds number 1,000,000, n_crit 9") == 2, (
+            "its title, and its words for who does not see it"
+        )
+        assert f'alt="Polars at Reynolds number 1,000,000, n_crit 9, drawn by {asked}"' in page
+        assert "could not draw" not in page
+        assert len(page) < 600_000
+    slow = {"kind": "aero", "quantity": "drag", "lift": 0.3, "reynolds": 4e5, "n_crit": 12, "trip_upper": 0.05}
+    two = lo.optimize(
+        "airfoils", objectives=[{"kind": "aero", "lift": 0.3}, slow], search={"kind": "adam", "steps": 2}, seed=0
+    )
+    page = lo.report(two)
+    for title in (
+        "Polars at Reynolds number 1,000,000, n_crit 9",
+        "Polars at Reynolds number 400,000, n_crit 12, transition by 0.05 chords on the upper surface",
+    ):
+        assert f'alt="{title}, drawn by aero' in page
+
+
+def test_the_picture_holds_the_best_designs_and_the_real_airfoil_nearest_to_the_best(monkeypatch):
+    drawn = []
+
+    def watched(designs, labels, **more):
+        drawn.append((designs, labels, more))
+        return polars(designs, labels, **more)
+
+    monkeypatch.setattr(polarplots, "polars", watched)
+    designs = real().numbers[[5, 500, 900, 1300]] + 1e-3
+    config = Aero(quantity="drag", alpha=3, reynolds=123_456, network="medium")
+    (picture,) = config.pictures(designs).values()
+    again = Aero(quantity="confidence", alpha=9, reynolds=123_456, network="medium", goal={"at_least": 0.9})
+    assert torch.equal(again.pictures(designs)["Polars at Reynolds number 123,456, n_crit 9"], picture)
+    ((shown, labels, more),) = drawn
+    assert torch.allclose(shown, torch.cat([designs[:3], real().numbers[5:6]]))
+    assert labels == ["found 1", "found 2", "found 3", f"nearest real one to found 1, {real().names[5]}"]
+    assert (more["flow"].reynolds, more["size"]) == (123_456, "medium")
+    assert picture.shape == (3, 1440, 1280)
+    assert config.pictures(designs[:1])
+    assert drawn[1][1] == ["found", f"nearest real one to found, {real().names[5]}"]
+    assert config.pictures(designs[:0]) == {}
+
+
+def test_the_plugin_loads_without_matplotlib():
+    code = (
+        "import sys, latentopt as lo, latentopt_airfoils as a; a.Aero(alpha=1); sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_polars_refuse_what_they_cannot_draw():
     with pytest.raises(ConfigError, match="one figure has the polars of 1 to 6 airfoils, got 7: choose some"):
         polars(real().numbers[:7])
     with pytest.raises(ConfigError, match="1 labels for 2 airfoils: give one each"):
         polars(real().numbers[:2], ["one"])
+    with pytest.raises(ConfigError, match="width is 3 inches: give 5 to 40"):
+        polars(real().numbers[:2], width=3)
     with pytest.raises(ShapeError, match=r"airfoils of shape \(2, 3\)"):
         polars(torch.zeros(2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, reference
 from latentopt_airfoils.neuralfoil import Aero as Figures, Flow, NeuralFoil, Size, network
 from latentopt_airfoils.outlines import thickness
+from latentopt_airfoils.polarplots import polar_picture
 
 Quantity = Literal[
     "drag", "lift", "moment", "lift_to_drag", "confidence", "alpha", "upper_transition", "lower_transition"
@@ -75,6 +77,13 @@ class Aero(ObjectiveConfig):
         with torch.no_grad():
             known = thickness(numbers).amax(1), self.of(numbers)
             return reference("largest thickness, chords", thickness(designs).amax(1), known)
+
+    def pictures(self, designs: Tensor) -> Mapping[str, Tensor]:
+        """The polars of the best designs, and of the real airfoil nearest to the best: the same for every aero of one flow.
+
+        The best real airfoil is no matter of one objective, since it has to keep the run's constraints: reports name it.
+        """
+        return {f"Polars at {self.flow}": polar_picture(designs, self.flow, self.network)} if len(designs) else {}
 
 
 class _Aero:

@@ -45,6 +45,14 @@ class Flow(NamedTuple):
     trip_upper: float = 1.0
     trip_lower: float = 1.0
 
+    def __str__(self) -> str:
+        trips = [
+            f"transition by {place:g} chords on the {side} surface"
+            for side, place in (("upper", self.trip_upper), ("lower", self.trip_lower))
+            if place < 1
+        ]
+        return ", ".join([f"Reynolds number {self.reynolds:,.0f}", f"n_crit {self.n_crit:g}", *trips])
+
 
 class NeuralFoil:
     """One of NeuralFoil's networks, on one device and in one precision."""
