@@ -158,7 +158,7 @@ def _beside_front(one: KnownSet, result: Result, target: int) -> dict[str, Any]:
     if not len(rows_PK):
         return {"hypervolume": 0.0, "feasible": 0, "ahead": 0}
     member_N = (result.target_index == target) & result.feasible
-    configs = _configs(result, target)
+    configs = _configs(result, [target], "reference")
     found = [
         configs[name].weight * goal_loss(configs[name].goal, result.terms[name][member_N].double().cpu())
         for name in result.objectives
