@@ -19,7 +19,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-
 # What each iteration does over again is a list of calls on tensors that stay: making views takes longer than small sums do.
 Calls = list[Callable[[], object]]
 Sums = list[tuple[int, int | None, float]]
@@ -151,7 +150,9 @@ def diagonal(forms: Tensor) -> tuple[Tensor, Tensor]:
     share = share.clamp(0, 1)
     weights = share[None] if len(forms) == 1 else torch.stack([share, 1 - share])
     mix = turn.T @ (vectors[:, kept] * root).T
-    scale = mix.gather(1, mix.abs().argmax(1, keepdim=True))  # the largest of each row to 1, so that sums need no factors
+    scale = mix.gather(
+        1, mix.abs().argmax(1, keepdim=True)
+    )  # the largest of each row to 1, so that sums need no factors
     return (mix / scale).round(decimals=12), weights * scale[:, 0].square()
 
 
@@ -159,15 +160,16 @@ def sums(matrix: Tensor) -> Sums | None:
     """A matrix whose rows say x_i or x_i + c x_j, as (i, j, c), j being None in the first case; None where one does not."""
     found = Sums()
     for row in matrix:
-        first, *rest = sorted(row.nonzero()[:, 0].tolist(), key=lambda i: float(row[i]) != 1)
-        if float(row[first]) != 1 or len(rest) > 1:
+        used = sorted(row.nonzero()[:, 0].tolist(), key=lambda i: float(row[i]) != 1)
+        if len(used) not in (1, 2) or float(row[used[0]]) != 1:
             return None
+        first, *rest = used
         found.append((first, rest[0], float(row[rest[0]])) if rest else (first, None, 0.0))
     return found
 
 
 def combined_into(found: Tensor, x: Tensor, matrix: Tensor, by_sums: Sums | None) -> Calls:
-    """The calls that write a matrix `(r, m)` times x `(m, ...)`: by its `sums` where it has them, a third of a product's time."""
+    """The calls that write a matrix `(r, m)` times x `(m, ...)`: by its `sums` where it has them, which is faster."""
     if by_sums is None:
         return [partial(torch.mm, matrix, x.view(len(x), -1), out=found.view(len(found), -1))]
     calls = Calls()

@@ -15,7 +15,7 @@ from latentopt_materials import elements
 from latentopt_materials.laws import Law
 
 # Values of one field (rows x loads x components x pixels) that are solved together on a CPU (docs/performance.md).
-_VALUES_ON_CPU = 2**19
+_VALUES_ON_CPU = 2**17
 _EVERY = 4  # iterations between looks at another device than the CPU
 _LEAVE_BELOW = 0.75  # share of rows still at work at which the others are taken out, which costs about an iteration
 _TINY = 1e-30
@@ -63,13 +63,14 @@ class Green:
         kernel = inverse.view(stiffness.shape).movedim((-2, -1), (0, 1)).to(like)
         # twice each, for real and imaginary parts: a real times a complex tensor is done in complex numbers
         self.kernel = kernel.unsqueeze(-1).expand(*kernel.shape, 2).contiguous()
+        self.column = self.kernel[:, 0].view(law.fields, 1, 1, *self.kernel.shape[2:])
         self.axes, self.grid, self.fields = tuple(range(-len(grid), 0)), grid, law.fields
         # what each of these numbers counts for in a sum over the grid: waves between the ends of the half grid stand for two
         twice = torch.full((grid[-1] // 2 + 1,), 2.0, dtype=torch.float64)
         twice[0] = 1
         if grid[-1] % 2 == 0:
             twice[-1] = 1
-        self.share = (twice / math.prod(grid)).to(like)[:, None].expand(waves.shape[1:] + (2,)).flatten()
+        self.share = (twice / math.prod(grid)).to(like)[:, None].expand(*waves.shape[1:], 2).flatten()
 
     def __call__(self, force: Tensor) -> Tensor:
         """Forces `(fields, B, L, *grid)` to displacements of the same shape."""
@@ -78,13 +79,10 @@ class Green:
     def waves(self, force: Tensor) -> tuple[Tensor, Tensor]:
         """Fourier transforms of the displacements, real and imaginary parts last, and forces times displacements `(B, L)`."""
         given = torch.view_as_real(torch.fft.rfftn(force, dim=self.axes))
-        if self.fields == 1:
-            found = given * self.kernel[0, 0]
-        else:
-            found = given[:1] * self.kernel[:, 0].view(self.fields, 1, 1, *given.shape[3:])
+        found = given[:1] * self.column
         for p, q in product(range(self.fields), range(1, self.fields)):
             found[p].addcmul_(given[q], self.kernel[p, q])
-        work = torch.mv(given.mul_(found).view(-1, len(self.share)), self.share)
+        work = torch.mv(given.mul_(found).reshape(-1, len(self.share)), self.share)
         return found, work.view(given.shape[:3]).sum(0)
 
     def displacements(self, waves: Tensor) -> Tensor:
@@ -178,20 +176,22 @@ class _Rows:
 
     def __init__(self, cell: Cell, stiffness: Tensor, least: Tensor, energy: Tensor, accuracy: Accuracy) -> None:
         self.cell, self.stiffness, self.accuracy = cell, stiffness, accuracy
-        self.limit, self.energy = accuracy.tolerance * least[:, None], energy
+        self.limit, self.energy = accuracy.tolerance * least[:, None], energy.clone()
         self.every = accuracy.every or (_EVERY if energy.device.type != "cpu" else 1)
         self.row = torch.arange(len(energy), device=energy.device)  # which row of the batch each of those at work is
         self.finished = torch.zeros(len(energy), dtype=torch.bool, device=energy.device)
+        self.standing = False  # whether rows are finished and still here
         self.solved = torch.zeros_like(self.finished)
         self.iterations = torch.zeros_like(self.row)
 
     def run(self, r: Tensor) -> _Rows:
         """From the residual at 0 to displacements `self.u`."""
-        self.u = torch.zeros_like(r)
-        u, p, image, before = torch.zeros_like(r), torch.zeros_like(r), torch.empty_like(r), torch.ones_like(self.energy)
+        self.u, u, p = torch.zeros_like(r), torch.zeros_like(r), torch.zeros_like(r)
+        image, before = torch.empty_like(r), torch.ones_like(self.energy)
         calls = self.cell.image_into(image, p, self.stiffness)
         for count in range(self.accuracy.iterations + 1):
             waves, fall = self.cell.green.waves(r)
+            ratio = fall / before
             last = count == self.accuracy.iterations
             if count % self.every == 0 or last:
                 going = self._look(fall, count, last=last)
@@ -201,15 +201,18 @@ class _Rows:
                         break
                     self._take(going)
                     u, r, p, waves = (part.index_select(1, going) for part in (u, r, p, waves))
-                    fall, before, image = fall[going], before[going], torch.empty_like(r)
+                    fall, ratio, image = fall[going], ratio[going], torch.empty_like(r)
                     calls = self.cell.image_into(image, p, self.stiffness)
             z = self.cell.green.displacements(waves)
-            torch.addcmul(z, p, _wide(fall / before, p), out=p)
+            torch.addcmul(z, p, _wide(ratio, p), out=p)
             elements.run(calls)
-            step = (fall / _dot(p, image).clamp(min=_TINY)).masked_fill(self.finished[:, None], 0)
-            u.addcmul_(p, _wide(step, p))
-            r.addcmul_(image, _wide(step, p), value=-1)
-            self.energy = self.energy - step * fall
+            step = fall / _sum(torch.mul(p, image, out=z)).clamp_(min=_TINY)
+            if self.standing:
+                step.masked_fill_(self.finished[:, None], 0)
+            wide = _wide(step, p)
+            u.addcmul_(p, wide)
+            r.addcmul_(image, wide, value=-1)
+            self.energy.addcmul_(step, fall, value=-1)
             before = fall.clamp(min=_TINY)
         return self
 
@@ -223,7 +226,7 @@ class _Rows:
         ended = ~(still | self.finished)
         if not last and not bool(ended.any()):  # the host waits here
             return None
-        self.finished = self.finished | ended
+        self.finished, self.standing = self.finished | ended, True
         self.solved[self.row] |= ended & torch.isfinite(fall).all(1)
         self.iterations[self.row] = torch.where(self.finished & ~ended, self.iterations[self.row], count)
         going = torch.nonzero(~self.finished)[:, 0]
@@ -231,12 +234,13 @@ class _Rows:
 
     def _take(self, going: Tensor) -> None:
         self.row, self.energy, self.limit = self.row[going], self.energy[going], self.limit[going]
-        self.finished, self.stiffness = self.finished[going], self.stiffness.index_select(1, going)
+        self.finished, self.standing = self.finished[going], False
+        self.stiffness = self.stiffness.index_select(1, going)
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def _sum(x: Tensor) -> Tensor:
     """Of each row and load, `(B, L)`, over all else."""
-    return (x * y).flatten(3).sum(3).sum(0)
+    return x.flatten(3).sum(3).sum(0)
 
 
 def _wide(number: Tensor, like: Tensor) -> Tensor:
