@@ -15,7 +15,7 @@ from latentopt_materials import elements
 from latentopt_materials.laws import Law
 
 # Values of one field (rows x loads x components x pixels) that are solved together on a CPU (docs/performance.md).
-_VALUES_ON_CPU = 2**17
+_VALUES_ON_CPU = 3 * 2**16
 _EVERY = 4  # iterations between looks at another device than the CPU
 _LEAVE_BELOW = 0.75  # share of rows still at work at which the others are taken out, which costs about an iteration
 _TINY = 1e-30
@@ -168,7 +168,7 @@ class Cell:
         # The energy of the uniform load, and the least ratio of a row's moduli to the reference's.
         energy = moduli.flatten(2).sum(2) @ self.energy
         least = (moduli.flatten(2).amin(2) / self.reference).amin(1)
-        return _Rows(self, stiffness, least, energy, accuracy).run(-self.force(stiffness * load))
+        return _Rows(self, stiffness, least, energy, accuracy).run(self.force(stiffness * -load))
 
 
 class _Rows:
