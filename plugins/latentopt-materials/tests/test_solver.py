@@ -20,7 +20,24 @@ def rows(count, *grid, moduli=1, seed=0, spread=2.0, dtype=torch.float64):
 def test_corners_is_the_adjoint_of_modes(grid):
     dim = len(grid)
     u, a = torch.randn(2, 3, *grid, dtype=torch.float64), torch.randn(2**dim - 1, 2, 3, *grid, dtype=torch.float64)
+    given = a.clone()
     assert torch.allclose((elements.modes(u, dim) * a).sum(), (u * elements.corners(a, dim)).sum())
+    assert torch.equal(a, given)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_matrix_of_few_sums_is_applied_by_them(turned):
+    mix = elasticity(2).mix.T if turned else elasticity(2).mix
+    x, found = torch.randn(mix.shape[1], 3, 4, dtype=torch.float64), torch.empty(len(mix), 3, 4, dtype=torch.float64)
+    sums = elements.sums(mix)
+    assert sums is not None
+    elements.run(elements.combined_into(found, x, mix, sums))
+    assert torch.allclose(found, (mix @ x.flatten(1)).view_as(found))
+
+
+@pytest.mark.parametrize("row", [[1.0, 1.0, 1.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]])
+def test_other_matrices_are_multiplied(row):
+    assert elements.sums(torch.tensor([[1.0, 0.0, 0.0], row])) is None
 
 
 def test_energies_are_those_of_bilinear_elements_by_quadrature():
@@ -63,6 +80,28 @@ def test_green_solves_the_uniform_medium(law):
     u = u - u.mean(tuple(range(3, u.ndim)), keepdim=True)
     force = cell.force(cell.stiffness(uniform) * cell.strain(u))
     assert torch.allclose(cell.green(force), u, atol=1e-10)
+
+
+@pytest.mark.parametrize("law", [conduction(2), elasticity(2)], ids=["heat", "plane"])
+@pytest.mark.parametrize("grid", [(6, 5), (5, 6), (4, 2), (3, 3)])
+def test_forces_times_displacements_are_found_among_the_waves(law, grid):
+    cell = Cell(law, grid, torch.ones(len(law.weights)), torch.eye(len(law.unit)), torch.empty(0, dtype=torch.float64))
+    force = torch.randn(law.fields, 3, len(law.unit), *grid, dtype=torch.float64)
+    waves, work = cell.green.waves(force)
+    assert torch.allclose(work, (force * cell.green.displacements(waves)).sum((0, 3, 4)))
+
+
+@pytest.mark.parametrize("law", [conduction(2), elasticity(2), elasticity(3)], ids=["heat", "plane", "space"])
+def test_the_calls_of_an_iteration_can_be_made_again(law):
+    grid = (4, 5, 3)[: law.dim]
+    cell = Cell(law, grid, torch.ones(len(law.weights)), torch.eye(len(law.unit)), torch.empty(0, dtype=torch.float64))
+    u, image = torch.zeros(2, law.fields, 3, len(law.unit), *grid, dtype=torch.float64)
+    stiffness = cell.stiffness(rows(3, *grid, moduli=len(law.weights), spread=0.5))
+    calls = cell.image_into(image, u, stiffness)
+    for seed in range(2):
+        u.copy_(torch.randn(u.shape, generator=torch.Generator().manual_seed(seed), dtype=u.dtype))
+        elements.run(calls)
+        assert torch.allclose(image, cell.force(stiffness * cell.strain(u)))
 
 
 @pytest.mark.parametrize("law", [conduction(2), elasticity(2)], ids=["heat", "plane"])

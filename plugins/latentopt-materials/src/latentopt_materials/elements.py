@@ -12,10 +12,16 @@ Axis 0 is the grid's first; x is the last axis of a picture, y the one before, z
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import torch
 from torch import Tensor
+
+# What each iteration does over again is a list of calls on tensors that stay: making views takes longer than small sums do.
+Calls = list[Callable[[], object]]
+Sums = list[tuple[int, int | None, float]]
 
 
 def modes(u: Tensor, dim: int) -> Tensor:
@@ -24,51 +30,66 @@ def modes(u: Tensor, dim: int) -> Tensor:
     Pixel i has the corners i and i + 1. Not differentiable: writes into its result.
     """
     found = u.new_empty(2**dim - 1, *u.shape)
-    parts = {0: u.contiguous()}
-    for axis in range(dim):
-        last, grown = axis == dim - 1, {}
-        for s, x in parts.items():
-            for sign, both in ((1, s), (-1, s | 1 << axis)):
-                if not last:
-                    grown[both] = _neighbours(x, axis - dim, sign, torch.empty_like(x))
-                elif both:
-                    _neighbours(x, axis - dim, sign, found[both - 1])
-        parts = grown
+    run(modes_into(found, u.contiguous(), dim))
     return found
 
 
 def corners(found: Tensor, dim: int) -> Tensor:
     """The adjoint of `modes`: `(2^d - 1, ..., *grid)` to `(..., *grid)`."""
-    parts = {s: found[s - 1].contiguous() for s in range(1, 2**dim)}
+    found = found.clone(memory_format=torch.contiguous_format)
+    u = torch.empty_like(found[0])
+    run(corners_into(u, found, dim, torch.empty_like(u)))
+    return u
+
+
+def run(calls: Calls) -> None:
+    """Make the calls, in turn."""
+    for call in calls:
+        call()
+
+
+def modes_into(found: Tensor, u: Tensor, dim: int, *spare: Tensor) -> Calls:
+    """The calls that write the modes of u, all contiguous. They write over `spare` too, tensors of u's shape."""
+    parts, calls, free = {0: u}, Calls(), list(spare)
+    for axis in range(dim):
+        last, grown = axis == dim - 1, {}
+        for s, x in parts.items():
+            for sign, both in ((1, s), (-1, s | 1 << axis)):
+                if last and not both:
+                    continue
+                grown[both] = found[both - 1] if last else free.pop() if free else torch.empty_like(x)
+                calls += _shifted(x, x, sign, grown[both], axis - dim, (1, 0, 0))  # x[i + 1] +- x[i]
+        parts = grown
+    return calls
+
+
+def corners_into(u: Tensor, found: Tensor, dim: int, spare: Tensor) -> Calls:
+    """The calls that write the adjoint of the modes into u, all contiguous. They write over the modes and `spare` too."""
+    parts, calls = {s: found[s - 1] for s in range(1, 2**dim)} | {0: u}, Calls()
     for axis in reversed(range(dim)):
-        bit = 1 << axis
-        parts = {s & ~bit: _back(parts.get(s & ~bit), parts[s], axis - dim) for s in parts if s & bit}
-    return parts[0]
+        for s in range(1 << axis):
+            total, difference, before = parts[s], parts[s | 1 << axis], spare
+            if s == 0 and axis == dim - 1:  # nothing is there yet
+                calls += _shifted(difference, difference, -1, total, axis - dim, (0, 1, 1))
+                continue
+            # t[i - 1] + d[i - 1] + t[i] - d[i], over the sum
+            calls += [
+                partial(torch.add, total, difference, out=before),
+                partial(torch.sub, total, difference, out=difference),
+                *_shifted(before, difference, 1, total, axis - dim, (0, 1, 1)),
+            ]
+    return calls
 
 
-def _neighbours(x: Tensor, axis: int, sign: int, out: Tensor) -> Tensor:
-    """x[i + 1] + sign x[i] along an axis, periodic. All are contiguous."""
-    n = x.shape[axis]
-    if axis == -1:  # as one line: only the last of each row is wrong, and set right below
-        torch.add(x.view(-1)[1:], x.view(-1)[:-1], alpha=sign, out=out.view(-1)[:-1])
+def _shifted(x: Tensor, y: Tensor, sign: int, out: Tensor, axis: int, starts: tuple[int, int, int]) -> Calls:
+    """x + sign y, each from its start on (0 or 1) along a periodic axis: all but the seam, then the seam."""
+    n, all_three = x.shape[axis], list(zip((x, y, out), starts, strict=True))
+    seam = [part.narrow(axis, (1 - start) * (n - 1), 1) for part, start in all_three]
+    if axis == -1:  # as one line: wrong at the seam, which is set after it
+        line = [part.view(-1).narrow(0, start, part.numel() - 1) for part, start in all_three]
     else:
-        torch.add(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), alpha=sign, out=out.narrow(axis, 0, n - 1))
-    torch.add(x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1), alpha=sign, out=out.narrow(axis, n - 1, 1))
-    return out
-
-
-def _back(total: Tensor | None, difference: Tensor, axis: int) -> Tensor:
-    """The adjoint of a sum and a difference: t[i - 1] + d[i - 1] + t[i] - d[i]."""
-    before, here = (difference, difference) if total is None else (total + difference, total - difference)
-    sign, n, out = -1 if total is None else 1, difference.shape[axis], torch.empty_like(difference)
-    if axis == -1:
-        torch.add(before.view(-1)[:-1], here.view(-1)[1:], alpha=sign, out=out.view(-1)[1:])
-    else:
-        torch.add(
-            before.narrow(axis, 0, n - 1), here.narrow(axis, 1, n - 1), alpha=sign, out=out.narrow(axis, 1, n - 1)
-        )
-    torch.add(before.narrow(axis, n - 1, 1), here.narrow(axis, 0, 1), alpha=sign, out=out.narrow(axis, 0, 1))
-    return out
+        line = [part.narrow(axis, start, n - 1) for part, start in all_three]
+    return [partial(torch.add, first, second, alpha=sign, out=third) for first, second, third in (line, seam)]
 
 
 # ---------------------------------------------------------------------- energies as quadratic forms of the modes
@@ -129,7 +150,32 @@ def diagonal(forms: Tensor) -> tuple[Tensor, Tensor]:
     share = share.clamp(0, 1)
     weights = share[None] if len(forms) == 1 else torch.stack([share, 1 - share])
     mix = turn.T @ (vectors[:, kept] * root).T
-    return torch.where(mix.abs() > 1e-12, mix, 0.0), weights
+    scale = mix.gather(
+        1, mix.abs().argmax(1, keepdim=True)
+    )  # the largest of each row to 1, so that sums need no factors
+    return (mix / scale).round(decimals=12), weights * scale[:, 0].square()
+
+
+def sums(matrix: Tensor) -> Sums | None:
+    """A matrix whose rows say x_i or x_i + c x_j, as (i, j, c), j being None in the first case; None where one does not."""
+    found = Sums()
+    for row in matrix:
+        used = sorted(row.nonzero()[:, 0].tolist(), key=lambda i: float(row[i]) != 1)
+        if len(used) not in (1, 2) or float(row[used[0]]) != 1:
+            return None
+        first, *rest = used
+        found.append((first, rest[0], float(row[rest[0]])) if rest else (first, None, 0.0))
+    return found
+
+
+def combined_into(found: Tensor, x: Tensor, matrix: Tensor, by_sums: Sums | None) -> Calls:
+    """The calls that write a matrix `(r, m)` times x `(m, ...)`: by its `sums` where it has them, which is faster."""
+    if by_sums is None:
+        return [partial(torch.mm, matrix, x.view(len(x), -1), out=found.view(len(found), -1))]
+    calls = Calls()
+    for out, (i, j, factor) in zip(found, by_sums, strict=True):
+        calls.append(partial(out.copy_, x[i]) if j is None else partial(torch.add, x[i], x[j], alpha=factor, out=out))
+    return calls
 
 
 def symbols(grid: tuple[int, ...]) -> Tensor:

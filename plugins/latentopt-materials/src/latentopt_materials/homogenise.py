@@ -64,11 +64,9 @@ class _Effective(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, moduli: Tensor, cell: Cell, accuracy: Accuracy) -> Tensor:
         """The tensors; keeps the fields."""
-        e, solved, _ = cell.solve(moduli, accuracy)
-        e.masked_fill_(~solved.view(-1, *(1,) * (e.ndim - 2)), torch.nan)
-        flat = e.flatten(3)
-        weighted = cell.stiffness(moduli).flatten(3) * flat
-        found = (weighted @ flat.mT).sum(0) / flat.shape[-1]
+        e = cell.solve(moduli, accuracy).modes
+        flat, stiffness = e.flatten(3), cell.stiffness(moduli).flatten(3)
+        found = sum((k * one) @ one.mT for k, one in zip(stiffness, flat, strict=True)) / flat.shape[-1]
         ctx.save_for_backward(moduli, e)
         ctx.cell = cell
         return found
@@ -79,8 +77,8 @@ class _Effective(torch.autograd.Function):
         moduli, e = ctx.saved_tensors
         flat = e.flatten(3)
         symmetric = (by_tensor + by_tensor.mT) / 2
-        square = ((symmetric @ flat) * flat).sum(2)
-        found = torch.einsum("pr,rbx->bpx", ctx.cell.weights, square) / flat.shape[-1]
+        square = torch.stack([sum(((symmetric @ one) * one).unbind(1)) for one in flat])
+        found = torch.einsum("pr,rbx->bpx", ctx.cell.weights / flat.shape[-1], square)
         return _FirstOrder.apply(found.view(moduli.shape), moduli), None, None
 
 
