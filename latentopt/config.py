@@ -44,7 +44,7 @@ from latentopt.regions import RegionChoice
 from latentopt.registry import Registry, installed
 from latentopt.settings import Origins, changed
 from latentopt.wording import suggest
-from latentopt.yamltext import Place, read_document
+from latentopt.yamltext import Place, Typed, read_document
 
 _TASKS = ("optimize", "sample", "interpolate")
 _AS_ANY: Any = SerializeAsAny()  # type: ignore[type-arg]  # a config of an unregistered class is dumped whole
@@ -371,7 +371,20 @@ def with_changes(data: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str
     for change in changes:
         data, place = changed(data, change)
         options[place] = f"--set {change.partition('=')[0].strip()}"
+        node: Any = data
+        for step in place[:-1]:
+            node = node[step]
+        node[place[-1]] = _typed(node[place[-1]])
     return data, options
+
+
+def _typed(value: Any) -> Any:
+    """The same data, its texts marked as typed."""
+    if isinstance(value, dict):
+        return {key: _typed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_typed(one) for one in value]
+    return Typed(value) if isinstance(value, str) else value
 
 
 def json_schema() -> dict[str, Any]:

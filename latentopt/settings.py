@@ -10,7 +10,7 @@ from typing import Any
 
 from latentopt.errors import ConfigError
 from latentopt.wording import plain, quoted
-from latentopt.yamltext import MAX_DEPTH, Document, Place, Typed, parse_value
+from latentopt.yamltext import MAX_DEPTH, Document, Place, parse_value
 
 _INDEX = re.compile(r"[0-9]+")
 _PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -69,7 +69,7 @@ def changed(data: dict[str, Any], assignment: str) -> tuple[dict[str, Any], Plac
         raise ConfigError(f"{shown}: {what}: write names joined by '.', such as task.search.lr")
     if len(segments) > MAX_DEPTH:
         raise ConfigError(f"{shown}: {len(segments)} levels deep, the limit is {MAX_DEPTH}: shorten the key")
-    value = _typed(parse_value(value_text, shown, MAX_DEPTH - len(segments)))
+    value = parse_value(value_text, shown, MAX_DEPTH - len(segments))
     result = copy.deepcopy(data)
     node: Any = result
     place: list[str | int] = []
@@ -79,15 +79,6 @@ def changed(data: dict[str, Any], assignment: str) -> tuple[dict[str, Any], Plac
     slot = _slot(node, segments[-1], shown)
     node[slot] = value
     return result, (*place, slot)
-
-
-def _typed(value: Any) -> Any:
-    """The same data, its texts marked as typed."""
-    if isinstance(value, dict):
-        return {key: _typed(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_typed(one) for one in value]
-    return Typed(value) if isinstance(value, str) else value
 
 
 def _enter(node: Any, segment: str, following: str, shown: str, where: str) -> Any:

@@ -151,6 +151,10 @@ def test_paths_in_options_are_relative_to_where_they_are_typed(tmp_path, monkeyp
     assert [one.path for one in task.target.parts] == [Path("configs/a.png"), Path("mine.png")]
     assert (task.starts[0].folder, task.starts[1].path) == (Path("earlier"), Path("z.npy"))
     assert read_config("configs/run.yaml", ["task.target=../t.npy"]).task.target.path == Path("../t.npy")
+    assert (
+        read_config("configs/run.yaml", ["task.target.1.path=b.npy", "task.target=t.npy"]).task.target.path.name
+        == "t.npy"
+    )
 
 
 def test_starts_by_file_are_relative_to_it_too(tmp_path):

@@ -1,15 +1,17 @@
 """Properties of known designs, computed once (scripts/known_properties.py): what answers are compared with.
 
 data/known.safetensors holds them for what `known_designs` gives, in its order, as 16-bit integers between the extremes of a
-column. Objectives look their values up here where their options are those that the properties were computed with.
+column, compressed. Objectives look their values up here where their options are those that the properties were computed with.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,8 +50,20 @@ def pack(found: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         low, high = tensors[f"range.{name}"].double()
         for which, one in found.items():
             share = ((one[name].double() - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-            tensors[f"{which}.{name}"] = ((share * _STEPS).round() - (_STEPS + 1) // 2).to(torch.int16)
+            tensors[f"{which}.{name}"] = _pressed((share * _STEPS).round())
     return tensors
+
+
+def _pressed(steps: Tensor) -> Tensor:
+    """Whole numbers below 2^16 `(P, columns)` as bytes: column by column, high bytes before low ones, by zlib."""
+    pairs = steps.numpy().astype(">u2").T.copy().view(np.uint8).reshape(-1, 2)
+    return torch.frombuffer(bytearray(zlib.compress(pairs.T.tobytes(), 9)), dtype=torch.uint8)
+
+
+def _expanded(pressed: Tensor, columns: int) -> Tensor:
+    """The whole numbers again, float64."""
+    pairs = np.frombuffer(zlib.decompress(pressed.numpy().tobytes()), np.uint8).reshape(2, -1).T.copy()
+    return torch.from_numpy(pairs.view(">u2").reshape(columns, -1).T.astype(np.float64))
 
 
 def unpack(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -57,9 +71,9 @@ def unpack(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for which in SETS:
         found[which] = {}
-        for name in COLUMNS:
+        for name, columns in COLUMNS.items():
             low, high = tensors[f"range.{name}"].double()
-            share = (tensors[f"{which}.{name}"].double() + (_STEPS + 1) // 2) / _STEPS
+            share = _expanded(tensors[f"{which}.{name}"], len(columns)) / _STEPS
             found[which][name] = low + share * (high - low)
     return found
 
