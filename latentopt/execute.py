@@ -15,11 +15,12 @@ import yaml
 
 from latentopt import animation, api, contest, knownsection, origin, pictures, progress, starter, terminal, tracking
 from latentopt.coderef import named_code
-from latentopt.config import OptimizeTask, RunConfig, SampleTask, make_config
+from latentopt.config import OptimizeTask, RunConfig, SampleTask, make_config, received_config
 from latentopt.decoder import Decoder
-from latentopt.errors import ConfigError
+from latentopt.errors import ConfigError, InputFileError
 from latentopt.rehearsal import Rehearsal, about, rehearse
 from latentopt.result import Draws, Result
+from latentopt.runfolder import read_config_json
 from latentopt.terminal import Screen
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells expect
@@ -77,6 +78,18 @@ def execute(
     return code.get("exit", INTERRUPTED) if stopped else 0
 
 
+def _way_on(folder: Path) -> str:
+    """The command that goes on with a run of this process, trusted where its config names code, or a path elsewhere."""
+    trusted = ""
+    try:
+        received_config(read_config_json(folder), folder, trust_code=False)
+    except ConfigError as error:
+        trusted = " --trust-code" if "--trust-code" in str(error) else ""
+    except InputFileError:  # it ended before its config was there
+        pass
+    return f"latentopt resume {shlex.quote(str(folder))}{trusted}"
+
+
 def show(
     found: Result | Draws,
     decoder: Decoder,
@@ -94,7 +107,7 @@ def show(
         screen.say(f"folder   {out} ({', '.join(['result.safetensors', *sheets])})")
         if isinstance(found, Result) and found.stopped != "finished":
             rows = " --rows MORE" if found.stopped == "budget" else ""
-            screen.say(f"go on    latentopt resume {shlex.quote(str(out))}{rows}")
+            screen.say(f"go on    {_way_on(out)}{rows}")
     else:
         screen.say("kept     nothing: add --out DIR to keep the run")
     if animation is not None:
@@ -211,7 +224,7 @@ def stoppable(folder: Path | None = None) -> Iterator[dict[str, int]]:
     except KeyboardInterrupt:
         kept = folder is not None and (folder / "checkpoints").is_dir()
         print(
-            "interrupted" + (f": go on with latentopt resume {shlex.quote(str(folder))}" if kept else ""),
+            "interrupted" + (f": go on with {_way_on(folder)}" if folder is not None and kept else ""),
             file=sys.stderr,
         )
         raise SystemExit(code.get("exit", INTERRUPTED)) from None

@@ -169,12 +169,14 @@ class SearchState:
     def notes(self) -> Sequence[str]:
         """What the result should say of how the search set itself up; asked for after `init`.
 
-        Of a state with a field `gradient_ND`, the gradient at `z_ND`: how many starts cannot move, for want of a finite one.
+        Of a state with a field `gradient_ND`, the gradient at `z_ND`: how many starts cannot move, for want of a finite one
+        where the merit is finite. Rows whose merit is not are dropped and counted.
         """
         gradient_ND = getattr(self, "gradient_ND", None)
         if gradient_ND is None:
             return ()
-        stuck = int((~torch.isfinite(gradient_ND)).any(1).sum())
+        sound_N = torch.isfinite(self.evaluation.merit_M)
+        stuck = int(((~torch.isfinite(gradient_ND)).any(1) & sound_N).sum())
         if not stuck:
             return ()
         return (
@@ -315,7 +317,8 @@ class ObjectiveConfig(PluginConfig):
         """Pictures `(C, H, W)` in [0, 1], by title, that say more of designs than this number: what reports draw.
 
         The designs `(N, ...)` are on the CPU, distinct and best first; of several targets, the best of each in the targets'
-        order. C is 1 or 3. Of one title a report shows the first, so several objectives may give the same picture.
+        order; of a front its ends, then what lies between. C is 1 or 3. Of one title a report shows the first, so several
+        objectives may give the same picture.
         """
         return {}
 

@@ -9,19 +9,20 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from latentopt.arrayfield import Array
 from latentopt.coderef import named_code
 from latentopt.errors import ConfigError, LatentoptError
-from latentopt.goals import Bound, goal_loss
+from latentopt.goals import Bound, Goal, goal_loss
 from latentopt.interfaces import ObjectiveConfig, Reference
 from latentopt.registry import installed
 from latentopt.result import Result
 
 # A folder that is not there: what a run's config names by path is not opened for a report.
 _NOWHERE = Path("/nonexistent/latentopt")
+_GOAL: TypeAdapter[Goal] = TypeAdapter(Goal)
 _ROWS = 1000  # known designs that are set beside a front at once
 
 
@@ -72,6 +73,16 @@ class Between:
     at: float
     bounds: dict[str, float]
 
+    @property
+    def beyond(self) -> list[str]:
+        """The bounds called "... upper" or "... lower" that the value lies beyond by more than a thousandth."""
+        found = []
+        for name, bound in self.bounds.items():
+            far = self.value - bound if name.endswith(" upper") else bound - self.value
+            if name.endswith((" upper", " lower")) and far > 1e-3 * abs(bound):
+                found.append(name)
+        return found
+
 
 def references(result: Result, target: int = 0) -> dict[str, Reference]:
     """What the objectives of a run say is known of their values, by term and measure; of those that say something.
@@ -85,6 +96,21 @@ def references(result: Result, target: int = 0) -> dict[str, Reference]:
         if reference is not None:
             found[name] = reference
     return found
+
+
+def strangers(result: Result) -> list[str]:
+    """The kinds of a run's decoder, objectives, constraints and measures that no plugin adds here: they cannot be asked."""
+    task = result.config.get("task")
+    told = [(task if isinstance(task, dict) else {}).get(name) for name in ("objectives", "constraints", "measures")]
+    parts = {"decoders": [result.config.get("decoder")]}
+    parts["objectives"] = [one for some in told for one in (some if isinstance(some, list) else [some])]
+    kinds = {
+        str(one["kind"]): slot
+        for slot, entries in parts.items()
+        for one in entries
+        if isinstance(one, dict) and isinstance(one.get("kind"), str) and one["kind"] not in ("callable", "python")
+    }
+    return [kind for kind, slot in kinds.items() if kind not in installed().kinds(slot)]
 
 
 def drawing(result: Result, targets: Sequence[int]) -> dict[str, ObjectiveConfig]:
@@ -157,18 +183,38 @@ def _beside_front(one: KnownSet, result: Result, target: int) -> dict[str, Any]:
     rows_PK = one.losses_PK[one.feasible()]
     if not len(rows_PK):
         return {"hypervolume": 0.0, "feasible": 0, "ahead": 0}
-    member_N = (result.target_index == target) & result.feasible
-    configs = _configs(result, [target], "reference")
-    found = [
-        configs[name].weight * goal_loss(configs[name].goal, result.terms[name][member_N].double().cpu())
-        for name in result.objectives
-    ]
-    members_NK, ahead = torch.stack(found, 1), 0
+    members_NK, ahead = own_losses(result, target), 0
     for part in rows_PK.split(_ROWS):
         pairs = part[:, None], members_NK[None]
         ahead += int((~((pairs[1] <= pairs[0]).all(2) & (pairs[1] < pairs[0]).any(2)).any(1)).sum())
     volume = float(moocore.hypervolume(rows_PK.numpy(), ref=result.reference[target].double().numpy()))
     return {"hypervolume": volume, "feasible": len(rows_PK), "ahead": ahead}
+
+
+def own_losses(result: Result, target: int = 0) -> Tensor:
+    """What each objective of a front makes of its members `(N, K)`, weighted, as its config says; float64."""
+    members, asked = result.front(target), result.asked()
+    found = []
+    for name in result.objectives:
+        plain = asked[name].plain if name in asked and isinstance(asked[name].plain, dict) else {}
+        goal: Goal = _GOAL.validate_python(plain.get("goal", "minimize"))
+        found.append(plain.get("weight", 1.0) * goal_loss(goal, members.terms[name].double().cpu()))
+    return torch.stack(found, 1)
+
+
+def front_volumes(results: Sequence[Result]) -> list[float] | None:
+    """The hypervolumes of the fronts of several runs up to one point: the worst of each objective in any of their own.
+
+    None where one has no front, or they trade off other objectives, or several targets.
+    """
+    import moocore
+
+    names = [one.objectives if one.reference is not None else [] for one in results]
+    if not names[0] or any(one != names[0] for one in names) or any(one.n_targets > 1 for one in results):
+        return None
+    corner = torch.stack([one.reference[0].double() for one in results if one.reference is not None]).amax(0).numpy()
+    losses = [own_losses(one).numpy() for one in results]
+    return [float(moocore.hypervolume(one, ref=corner)) if len(one) else 0.0 for one in losses]
 
 
 def between(result: Result, row: int, given: dict[str, Reference]) -> list[Between]:

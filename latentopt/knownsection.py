@@ -35,7 +35,7 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
         return {
             "charts": [_chart(result, name, values[name], one, points, told) for name, one in given.items()],
             "sets": sets,
-            "between": known.between(result, best, given) if result.reference is None else [],
+            "between": known.between(result, best, given) if result.reference is None and result.n_targets == 1 else [],
             "volume": None if result.hypervolumes is None else float(result.hypervolumes[0]),
             "loss": float(result.losses[best]),
             "violation": float(result.violations[best]),
@@ -157,4 +157,5 @@ def _sentences(result: Result) -> Iterator[str]:
         yield f"the best of {one.name}{called} has the loss {number(one.loss)}{broken}"
     for each in known.between(result, best, given) if result.reference is None else []:
         bounds = ", ".join(f"{name} {number(value)}" for name, value in each.bounds.items())
-        yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}"
+        beyond = f"; it lies beyond {' and '.join(each.beyond)}" if each.beyond else ""
+        yield f"{each.term} {number(each.value)} at {each.axis} {number(each.at)}: {bounds}{beyond}"

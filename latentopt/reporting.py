@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentopt import __version__, knownsection, picturesection, reportcharts, runlist, store
+from latentopt import __version__, known, knownsection, picturesection, reportcharts, runlist, store
 from latentopt.decoder import Decoder
 from latentopt.errors import ConfigError, InputFileError
 from latentopt.maps import along
@@ -198,11 +198,19 @@ def _single(run: Run, decoder: Decoder | None) -> dict[str, Any]:
         "cost": result.cost,
         "limits": _limits(result),
         "stopped": _stopped(result),
-        "notes": list(dict.fromkeys([*result.notes, *([look.note] if look.note else [])])),
+        "notes": list(dict.fromkeys([*result.notes, *([look.note] if look.note else []), *_strangers(result)])),
         "config": _config_text(result.config),
         "arrays": bool(result.arrays),
         "versions": _versions(run),
     }
+
+
+def _strangers(result: Result) -> list[str]:
+    """What a page lacks, made where some plugin of the run is not installed."""
+    found = [repr(kind[:_LONGEST_NAME]) for kind in known.strangers(result)]
+    if not found:
+        return []
+    return [f"no plugin that is installed here adds {', '.join(found)}: what it knows and draws of designs is left out"]
 
 
 def _verdict(result: Result) -> dict[str, Any]:
@@ -287,8 +295,14 @@ def _galleries(result: Result, targets: list[int], look: Look) -> list[dict[str,
 
 
 def _pictures(result: Result, targets: list[int]) -> dict[str, Any] | None:
-    """What the objectives draw: of the gallery's designs, or of the best of each of several targets."""
-    if len(targets) == 1:
+    """What the objectives draw: of the gallery's designs, of a front (its ends first), or of the best of each target."""
+    if len(targets) == 1 and result.reference is not None and len(result.front(targets[0])):
+        members = result.front(targets[0])
+        spread = along(members, _SPREAD).tolist()
+        middle = spread[1:-1]
+        middle.sort(key=lambda row: abs(row - spread[len(spread) // 2]))
+        designs = members.designs[list(dict.fromkeys([spread[0], spread[-1], *middle]))]
+    elif len(targets) == 1:
         designs = result.top(_GALLERY, target=targets[0], distinct=True).designs
     else:
         designs = result.designs[result.firsts()[:_TARGETS]]
@@ -396,23 +410,28 @@ def _several(runs: list[Run], decoder: Decoder | None) -> dict[str, Any]:
         {**_verdict(one), "name": run.name, "index": i, "loss": _mean_best(one), "stopped": _stopped(one)}
         for i, (run, one) in enumerate(zip(runs, results, strict=True))
     ]
+    volumes = known.front_volumes(results)
+    for row, volume, one in zip(table, volumes or (), results, strict=False):
+        row |= {"volume": volume, "members": int(one.feasible.sum())}
     best = min((row["loss"] for row in table), default=0.0)
     differing = _differing([one.config for one in results])
     side = _side(_TILE, _ANSWERS, 4 * len(runs))
+    best_designs = [one.front(0) if volumes else one for one in results]
+    best_rows = [along(one, 4) if volumes else one.firsts()[:4] for one in best_designs]
     shown = [
         [
             {"uri": uri, **_row(one, int(row))}
             for row, uri in zip(rows, look.tiles(one.designs[rows], side), strict=True)
         ]
-        for one, look in zip(results, looks, strict=True)
-        for rows in [one.firsts()[:4]]
+        for one, rows, look in zip(best_designs, best_rows, looks, strict=True)
     ]
     problem = [
         name for name in _PROBLEM if any(key.removeprefix("task.").split(".")[0] == name for key, _ in differing)
     ]
     return {
         "name": f"{len(runs)} runs compared",
-        "table": table,
+        "table": sorted(table, key=lambda row: -row["volume"] if volumes else row["loss"]),
+        "fronts": volumes is not None,
         "best": best,
         "curves": reportcharts.compared(results, [run.name for run in runs]),
         "names": [run.name for run in runs],

@@ -303,6 +303,16 @@ def test_a_run_that_can_go_on_says_how(tmp_path):
     assert f"go on    latentopt resume '{tmp_path / 'a run'}' --rows MORE" in found.stdout.replace("\n", "")
 
 
+def test_the_way_on_is_trusted_where_the_run_names_a_place_outside_of_it(tmp_path):
+    call("optimize", "-d", "digits", "--objective", "prior", "--rows", "40", "--out", tmp_path / "a")
+    earlier = ["--starts", f"{{kind: run, folder: {tmp_path / 'a'}, n: 4}}"]
+    found = call("optimize", "-d", "digits", "--objective", "prior", *earlier, "--rows", "40", "--out", tmp_path / "b")
+    told = f"go on    latentopt resume {tmp_path / 'b'} --trust-code --rows MORE"
+    assert told in found.stdout.replace("\n", "")
+    assert "--trust-code" in call("resume", tmp_path / "b", "--rows", "60", code=2).stderr
+    call("resume", tmp_path / "b", "--trust-code", "--rows", "60")
+
+
 def test_errors_about_what_a_file_names_say_where(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("decoder: {kind: digits}\ntask:\n  kind: optimize\n  target: nope.png\n")

@@ -115,6 +115,22 @@ def test_a_set_that_some_objective_does_not_know_has_no_standing():
     assert lo.standings(search(objectives=[lambda c: c.latents.sum(1)])) == []
 
 
+def test_a_value_beyond_a_bound_is_told(monkeypatch):
+    def reference(self, designs):
+        axis = torch.tensor([0.0, 1.0])
+        bounds = {"strict lower": (axis, 2 + axis), "strict upper": (axis, 0 * axis), "wide upper": (axis, 9 + axis)}
+        return lo.Reference("spread", designs.flatten(1).std(1), bounds)
+
+    monkeypatch.setattr(Bright, "reference", reference)
+    found = search(objectives=[Bright()])
+    (between,) = known.between(found, 0, known.references(found))
+    assert between.beyond == ["strict lower", "strict upper"]
+    assert knownsection.sentences(found)[0].endswith("; it lies beyond strict lower and strict upper")
+    assert '<span class="warn">it lies beyond strict lower and strict upper</span>' in lo.report(found)
+    near = known.Between("bright", 1.0009, "spread", 0.0, {"a upper": 1.0, "a lower": 1.0019, "b": 0.0})
+    assert near.beyond == []
+
+
 def test_a_front_is_compared_by_hypervolumes():
     spread = {"starts": [{"kind": "prior", "n": 6}]}
     front = search(objectives=[Bright(scale=2), Bright(goal="maximize", name="most")], pareto=True, **spread)

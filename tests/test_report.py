@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import moocore
 import pytest
 import torch
 import yaml
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from xss import CORPUS
 
 import latentopt as lo
-from latentopt import cards, maps, plotbox, rng, thumbnails
+from latentopt import cards, known, maps, plotbox, rng, thumbnails
 from latentopt.cli import app
 from latentopt.termcurves import term_curves
 from latentopt.testing import toy_decoders
@@ -463,6 +464,34 @@ def test_several_runs_are_compared_on_one_axis(folder, result, tmp_path):
     assert "seed" in page.text
     assert sum(mark.get("class") == "run run1" for mark in page.all("path")) == 2  # and one in the legend
     assert "do not solve one problem" not in page.text
+
+
+def test_fronts_are_compared_by_hypervolumes_up_to_one_point(front):
+    objectives = ["mse", {"kind": "property", "function": ink, "name": "ink"}]
+    short = run(objectives=objectives, pareto=True, search={"kind": "adam", "steps": 1}, seed=3)
+    corner = torch.stack([front.reference[0], short.reference[0]]).amax(0).double().numpy()
+    volumes = []
+    for one in (short, front):
+        losses = torch.stack([one.front().terms[name] for name in ("mse", "ink")], 1).double()
+        volumes.append(moocore.hypervolume(losses.numpy(), ref=corner))
+    assert known.front_volumes([short, front]) == pytest.approx(volumes)
+    assert volumes[1] > volumes[0]
+    page = lo.report(short, front)
+    rows = page.partition('id="standings"')[2].partition("</table>")[0].split("<tr>")[2:]
+    assert [plotbox.number(volume) in row for volume, row in zip(volumes[::-1], rows, strict=True)] == [True, True]
+    assert f'<td class="n">{len(front.front())}</td>' in rows[0]
+    assert "Hypervolumes are up to one point" in page
+    assert known.front_volumes([front, run()]) is None
+    assert "least sum" not in lo.report(front, run())
+
+
+def test_a_page_says_which_plugins_are_not_here(result):
+    task = {**result.config["task"], "objectives": [{"kind": "<i>lift"}]}
+    config = {**result.config, "decoder": {"kind": "wings"}, "task": task}
+    page = lo.report(dataclasses.replace(result, config=config))
+    words = "no plugin that is installed here adds &#39;wings&#39;, &#39;&lt;i&gt;lift&#39;: what it knows and draws"
+    assert words in page
+    assert "no plugin that is installed here" not in lo.report(result)
 
 
 def test_runs_of_different_problems_are_told_apart(result):

@@ -59,6 +59,21 @@ def test_of_several_targets_the_best_of_each_is_drawn_with_the_targets_filled_in
     assert torch.equal(asked[-1][0], found.targets[2:]), "the target of the designs that are left"
 
 
+def test_of_a_front_the_ends_are_drawn_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Drawn, "pictures", lambda self, designs: asked.append(designs) or {"one": torch.ones(1, 4, 4)})
+    ink = {"kind": "property", "function": lambda x: -x.flatten(1).mean(1), "name": "ink"}
+    starts = [{"kind": "prior", "n": 8}]
+    found = run(objectives=[Drawn(), "prior", ink], pareto=True, starts=starts, search={"kind": "adam", "steps": 20})
+    page = lo.report(found)
+    assert "What objectives draw of the front, its ends first." in page
+    front, (designs,) = found.front(), asked
+    assert len(front) > 3
+    assert torch.equal(designs[0], front.designs[0])
+    assert torch.equal(designs[1], front.designs[-1])
+    assert len(designs) == len(torch.unique(designs.flatten(1), dim=0))
+
+
 def test_of_one_title_the_first_is_shown_and_objectives_come_before_measures():
     found = run(
         objectives=[Drawn(name="first")],

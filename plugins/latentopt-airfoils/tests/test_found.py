@@ -51,7 +51,7 @@ def test_the_command_line_and_the_report_say_whose_opinion_it_is_and_how_far_fro
     said = [*knownsection.sentences(result), *result.notes]
     assert said[0] == f"the best of {REAL}, fx76mp120, has the loss -190"
     assert said[1].startswith("distance_to_real 0.00")
-    assert "95 % of real airfoils from their own nearest 0.00556" in said[1]
+    assert "95 % of real airfoils lie nearer to their own nearest than 0.00556" in said[1]
     assert said[2].startswith(
         "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel"
     )
@@ -170,11 +170,12 @@ def test_the_picture_holds_the_best_designs_and_the_real_airfoil_nearest_to_the_
     assert torch.equal(again.pictures(designs)["Polars at Reynolds number 123,456, n_crit 9"], picture)
     ((shown, labels, more),) = drawn
     assert torch.allclose(shown, torch.cat([designs[:3], real().numbers[5:6]]))
-    assert labels == ["found 1", "found 2", "found 3", f"nearest real one to found 1, {real().names[5]}"]
+    near = f"the real one nearest to the first, {real().names[5]}"
+    assert labels == ["the first design", "the second", "the third", near]
     assert (more["flow"].reynolds, more["size"]) == (123_456, "medium")
     assert picture.shape == (3, 1440, 1280)
     assert config.pictures(designs[:1])
-    assert drawn[1][1] == ["found", f"nearest real one to found, {real().names[5]}"]
+    assert drawn[1][1] == ["found", f"the real one nearest to it, {real().names[5]}"]
     assert config.pictures(designs[:0]) == {}
 
 
@@ -194,3 +195,16 @@ def test_polars_refuse_what_they_cannot_draw():
         polars(real().numbers[:2], width=3)
     with pytest.raises(ShapeError, match=r"airfoils of shape \(2, 3\)"):
         polars(torch.zeros(2, 3))
+
+
+def test_terms_of_other_flows_are_told_apart_and_a_lift_out_of_reach_is_named():
+    aims = [Aero(quantity="lift_to_drag", alpha=5, reynolds=2e5, goal="maximize")]
+    sure = [Aero(quantity="confidence", alpha=5, goal={"at_least": 0.9})]
+    fast = {"starts": ["mean"], "search": {"kind": "adam", "steps": 2}}
+    decoder = lo.load_decoder("airfoils")
+    notes = lo.optimize(decoder, objectives=aims, constraints=sure, **fast).notes
+    flows = [note for note in notes if note.startswith("figures of kind 'aero' are for")]
+    assert [flow.partition("number ")[2] for flow in flows] == ["200,000, n_crit 9", "1,000,000, n_crit 9"]
+    words = "no angle of attack from -12 to 20 degrees gives a lift coefficient of 4"
+    with pytest.raises(lo.ObjectiveError, match=f"for every draw from the prior: {words}"):
+        lo.optimize(decoder, objectives=[Aero(quantity="drag", lift=4)], **fast)

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentopt import Candidates, Decoder, Objective, ObjectiveConfig, Reference
 from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, reference
-from latentopt_airfoils.neuralfoil import Aero as Figures, Flow, NeuralFoil, Size, network
+from latentopt_airfoils.neuralfoil import LEAST, MOST, Aero as Figures, Flow, NeuralFoil, Size, network
 from latentopt_airfoils.outlines import thickness
 from latentopt_airfoils.polarplots import polar_picture
 
@@ -76,7 +76,7 @@ class Aero(ObjectiveConfig):
         numbers = published.real().numbers.to(designs)
         with torch.no_grad():
             known = thickness(numbers).amax(1), self.of(numbers)
-            return reference("largest thickness, chords", thickness(designs).amax(1), known)
+            return reference("largest thickness (chords)", thickness(designs).amax(1), known)
 
     def pictures(self, designs: Tensor) -> Mapping[str, Tensor]:
         """The polars of the best designs, and of the real airfoil nearest to the best: the same for every aero of one flow.
@@ -87,14 +87,19 @@ class Aero(ObjectiveConfig):
 
 
 class _Aero:
-    notes = (
-        "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel: the measure "
-        "distance_to_real says how far from any real airfoil a design lies",
-    )
-
     def __init__(self, config: Aero, net: NeuralFoil) -> None:
         self.quantity, self.alpha, self.lift, self.flow = config.quantity, config.alpha, config.lift, config.flow
         self.net = net
+        self.notes = [  # of a run whose terms differ in flow there is one of each flow
+            "figures of kind 'aero' are the opinion of a surrogate, NeuralFoil, and of no wind tunnel: the measure "
+            "distance_to_real says how far from any real airfoil a design lies",
+            f"figures of kind 'aero' are for {self.flow}",
+        ]
+        self.nan_means = ""
+        if self.lift is not None:
+            self.nan_means = (
+                f"no angle of attack from {LEAST:g} to {MOST:g} degrees gives a lift coefficient of {self.lift:g}"
+            )
 
     def of(self, designs: Tensor) -> Tensor:
         alpha: Any = self.alpha if self.lift is None else self.net.alpha_for(designs, self.lift, self.flow)

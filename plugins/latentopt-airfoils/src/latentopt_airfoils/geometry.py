@@ -53,7 +53,7 @@ class AirfoilShape(ObjectiveConfig):
         """The real airfoils' measures over their largest thickness, or over their area where that is the measure."""
         axis = AirfoilShape(quantity="area" if self.quantity == "thickness" else "thickness")
         numbers = published.real().numbers.to(designs)
-        word = "area, square chords" if axis.quantity == "area" else "largest thickness, chords"
+        word = "area (square chords)" if axis.quantity == "area" else "largest thickness (chords)"
         with torch.no_grad():
             return reference(word, axis.of(designs), (axis.of(numbers), self.of(numbers)))
 
@@ -82,6 +82,9 @@ class DistanceToReal(ObjectiveConfig):
             thick, apart = thickness(numbers).amax(1), spacing().to(designs)
             ordinary = torch.quantile(apart, 0.95).expand(2)
             bounds = {
-                "95 % of real airfoils from their own nearest": (torch.stack([thick.min(), thick.max()]), ordinary)
+                "95 % of real airfoils lie nearer to their own nearest than": (
+                    torch.stack([thick.min(), thick.max()]),
+                    ordinary,
+                )
             }
-            return reference("largest thickness, chords", thickness(designs).amax(1), (thick, apart), bounds)
+            return reference("largest thickness (chords)", thickness(designs).amax(1), (thick, apart), bounds)

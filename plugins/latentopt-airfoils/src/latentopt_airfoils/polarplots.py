@@ -101,10 +101,11 @@ def _pixels(some: tuple[tuple[float, ...], ...], flow: Flow, size: Size) -> NDAr
 
     designs = torch.tensor(some)
     near = nearest_real(designs[:1])
-    names = [f"found {row + 1}" for row in range(len(designs))] if len(designs) > 1 else ["found"]
+    several = len(designs) > 1
+    names = ["the first design", "the second", "the third"][: len(designs)] if several else ["found"]
     figure = polars(
         torch.cat([designs, published.real().numbers[near.rows]]),
-        [*names, f"nearest real one to {names[0]}, {near.names[0]}"],
+        [*names, f"the real one nearest to {'the first' if several else 'it'}, {near.names[0]}"],
         flow=flow,
         size=size,
         title="What was found, and a real airfoil",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -92,6 +92,8 @@ class EffectiveObjective(MaterialObjective):
         dim = len(self.grid_of(decoder))
         measure, phases = self.measured(dim), self.moduli(dim)
         contrast, most = float((phases.amax(1) / phases.amin(1)).max()), _CONTRASTS[self.precision]
+        if contrast == 1:
+            raise ConfigError(f"objective {self.kind_name()!r} has two equal phases: no design differs from any other")
         if contrast > most:
             raise ConfigError(
                 f"objective {self.kind_name()!r} has phases of a contrast of {contrast:.3g}, {self.precision} is right up to "
@@ -105,7 +107,9 @@ class EffectiveObjective(MaterialObjective):
             f"not solved to a tolerance of {self.tolerance:g} within {self.iterations} iterations; raise iterations, or the "
             "tolerance, or bring the phases nearer"
         )
-        notes = [_GREY.format(self.kind_name())] if self.threshold is None else []
+        asked = ", ".join(f"{name} {_plain(getattr(self, name))}" for name in self.decided_by)
+        notes = [f"values of kind {self.kind_name()!r} are for {asked}"]  # of each, where terms differ
+        notes += [_GREY.format(self.kind_name())] if self.threshold is None else []
         value.notes = [*notes, *self._out_of_reach(dim)]  # type: ignore[attr-defined]
         return value
 
@@ -156,6 +160,10 @@ class EffectiveObjective(MaterialObjective):
         """Bounds over the volume fraction, where the designs lie on that axis, and known designs."""
         of_N = self.fractions(designs).flatten(1).mean(1)
         return Reference("volume fraction", of_N, self.bounds(designs.ndim - 2), self.known(designs))
+
+
+def _plain(option: Any) -> str:
+    return f"{option[0]:g} (black) and {option[1]:g} (white)" if isinstance(option, tuple) else str(option)
 
 
 def named(lower_and_upper: tuple[Tensor, Tensor], lower: str, upper: str) -> dict[str, Tensor]:
