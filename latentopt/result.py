@@ -385,7 +385,8 @@ def load(folder: str | Path) -> Result:
     """The result that `save` wrote. Raises `InputFileError` where it is missing, damaged or from a newer version."""
     path = Path(folder)
     if not path.is_dir():
-        raise InputFileError(f"there is no folder {path}: give the folder of a run, as out= or --out named it")
+        looked = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
+        raise InputFileError(f"there is no folder {path}{looked}: give the folder of a run, as out= or --out named it")
     check_folder(path)
     store.check_manifest(path)
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.text import Text
 
 from latentopt import execute, runlist, store, terminal
 from latentopt.errors import InputFileError
@@ -19,14 +18,15 @@ def list_runs(folder: Path, screen: Screen, *, sort: str, statuses: Sequence[str
     """A table of the runs below a folder."""
     found = runlist.runs_below(folder, sort=sort, statuses=statuses)
     right = ["loss", "rows", "seconds"]
-    table = terminal.new_table("run", "status", "task", "decoder", "began", *right, right=right)
+    rows = []
     for run in found:
         loss = "" if run.loss is None else f"{run.loss:.4g}" + (" (mean)" if (run.targets or 1) > 1 else "")
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
-        words = [run.name, run.status, run.task or "", run.decoder or "", (run.began or "")[:19].replace("T", " ")]
-        table.add_row(*map(Text, words), loss, "" if run.rows is None else str(run.rows), seconds)
+        words = [run.name, run.status, run.task or "", run.decoder or "", (run.began or "")[:16].replace("T", " ")]
+        rows.append([*map(terminal.inert, words), loss, "" if run.rows is None else str(run.rows), seconds])
+    columns = ["run", "status", "task", "decoder", "began", *right]
     if found:
-        screen.table(table)
+        terminal.show_fitting(screen, columns, rows, right=right, spare=["task", "decoder", "began"])
     else:
         screen.say(f"no runs in {folder}: add --out DIR to a run to keep it")
     for run in found:

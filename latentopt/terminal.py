@@ -94,12 +94,35 @@ def _show_figures(screen: Screen, columns: Sequence[str], rows: Sequence[Sequenc
     table = new_table(*columns, right=right)
     for row in rows:
         table.add_row(*row)
-    console, wide = screen.main, screen.main.options.update_width(10_000)
-    if len(rows) <= _MOST_BESIDE and Measurement.get(console, wide, table).maximum > console.width:
+    if len(rows) <= _MOST_BESIDE and not _fits(screen, table):
         table = Table.grid(padding=(0, 2))
         for name, *values in zip(columns, *rows, strict=True):
             table.add_row(Text(inert(name), style="bold"), *values)
     screen.table(table)
+
+
+def show_fitting(
+    screen: Screen,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """A table without as many of its `spare` columns, in their order, as it takes to fit the terminal."""
+    for count in range(len(spare) + 1):
+        kept = [index for index, name in enumerate(columns) if name not in spare[:count]]
+        table = new_table(*(columns[index] for index in kept), right=right)
+        for row in rows:
+            table.add_row(*(Text(row[index]) for index in kept))
+        if _fits(screen, table):
+            break
+    screen.table(table)
+
+
+def _fits(screen: Screen, table: Table) -> bool:
+    wide = screen.main.options.update_width(10_000)
+    return Measurement.get(screen.main, wide, table).maximum <= screen.main.width
 
 
 def show_result(screen: Screen, result: Result, known: Sequence[str] = ()) -> None:

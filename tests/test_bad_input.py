@@ -855,7 +855,9 @@ def test_a_run_that_fails_leaves_no_folder(tmp_path):
 
 def test_a_search_that_cannot_start_leaves_no_folder(tmp_path):
     Path("run.yaml").write_text("decoder: digits\ntask:\n  kind: optimize\n  starts: {kind: run, folder: ./no/run}\n")
-    words = "run.yaml:4:31: there is no folder no/run: give the folder of a run, as out= or --out named it"
+    words = (
+        f"run.yaml:4:31: there is no folder no/run (looked in {Path.cwd()}): give the folder of a run, as out= or --out"
+    )
     refused(words, "run", "run.yaml", "--set", "task.objectives=prior", "--out", "out")
     assert not Path("out").exists()
 

@@ -24,9 +24,10 @@ OLD = Path(__file__).parent / "data" / "runs" / "schema1"
 FAST = ["-s", "{kind: adam, steps: 3}", "--starts", "mean", "-q"]
 
 
-def call(*arguments, code=0):
+def call(*arguments, code=0, width=300):
     """The outcome of a command, whose exit code is checked."""
-    found = CliRunner().invoke(cli.app, [str(one) for one in arguments], env={"COLUMNS": "300", "NO_COLOR": "1"})
+    env = {"COLUMNS": str(width), "NO_COLOR": "1"}
+    found = CliRunner().invoke(cli.app, [str(one) for one in arguments], env=env)
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
     assert found.exit_code == code, found.output
@@ -73,6 +74,15 @@ def test_runs_are_listed_with_what_their_files_say(runs):
     assert f"{kept.best.loss:.4g}" in text
     listed = json.loads(call("runs", "ls", runs, "--json").stdout)
     assert [one["name"] for one in listed] == list(found)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_word(runs):
+    columns = ["run", "status", "task", "decoder", "began", "loss", "rows", "seconds"]
+    for width, left_out in ((200, 0), (74, 1), (62, 2), (48, 3)):
+        lines = call("runs", "ls", runs, width=width).stdout.splitlines()
+        assert lines[0].split() == [one for one in columns if one not in ["task", "decoder", "began"][:left_out]]
+        assert any(line.startswith("deep/a") for line in lines)
+        assert max(map(len, lines)) <= width
 
 
 def test_no_tensor_is_read_for_a_list(runs):
