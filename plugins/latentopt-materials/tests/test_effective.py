@@ -255,6 +255,9 @@ def test_terms_of_other_phases_are_told_apart_and_equal_ones_refused():
     )
     said = [note for note in found.notes if note.startswith("values of kind 'conductivity' are for phases")]
     assert [note.partition("phases ")[2] for note in said] == ["10 (black) and 1 (white)", "1 (black) and 10 (white)"]
+    stray = lo.Decoder(lambda z: 3 * z.view(-1, 1, 2, 2), latent_shape=(4,), prior="normal", name="stray")
+    assert any("'conductivity' takes what lies below 0 for black" in note for note in cut.build(stray).notes)
+    assert not any("takes what lies" in note for note in found.notes)
     (note,) = Stiffness(threshold=0.5).build(decoder(8, 8)).notes
     assert note.endswith("young 1 (black) and 10 (white), poisson 0.3 (black) and 0.3 (white), plane strain")
     with pytest.raises(lo.ConfigError, match="'conductivity' has two equal phases: no design differs"):

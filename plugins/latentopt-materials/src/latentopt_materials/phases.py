@@ -23,6 +23,7 @@ _GREY = (
     "{0!r} judges designs as they are decoded, grey pixels too: a measure {{kind: {0}, threshold: 0.5}} says what two pure "
     "phases have, and a constraint {{kind: grey, goal: {{at_most: 0.06}}}} keeps designs crisp"
 )
+_STRAY = 0.01  # by how much designs may lie outside of 0 to 1 without a word
 _POINTS = 101  # of a bound's curve
 
 
@@ -110,6 +111,12 @@ class EffectiveObjective(MaterialObjective):
         asked = ", ".join(f"{name} {_plain(getattr(self, name))}" for name in self.decided_by)
         notes = [f"values of kind {self.kind_name()!r} are for {asked}"]  # of each, where terms differ
         notes += [_GREY.format(self.kind_name())] if self.threshold is None else []
+        low, high = decoder.probe.low, decoder.probe.high
+        if low < -_STRAY or high > 1 + _STRAY:
+            notes.append(
+                f"this decoder's designs go from {low:.3g} to {high:.3g}: {self.kind_name()!r} takes what lies below 0 for "
+                "black and above 1 for white"
+            )
         value.notes = [*notes, *self._out_of_reach(dim)]  # type: ignore[attr-defined]
         return value
 
