@@ -354,8 +354,9 @@ class Decoder:
         low, high = self.value_range
         slack = 0.05 * (high - low)
         if len(probe.design_shape) == 3 and (low, high) == (0.0, 1.0) and -1.0 <= probe.low < low - slack:
+            ends = "value_range=(-1, 1)" if probe.high <= high + slack else "value_range=(black, white)"
             self.notes.append(
-                f"designs go from {probe.low:.2g} to {probe.high:.2g}: set value_range=(-1, 1) if pictures are to be "
+                f"designs go from {probe.low:.2g} to {probe.high:.2g}: set {ends} if pictures are to be "
                 "read so; they are read as 0 to 1 now"
             )
         picture = len(probe.design_shape) == 3 and probe.design_shape[0] in (1, 3)

@@ -630,6 +630,8 @@ def test_pictures_below_zero_are_noted():
     decoder = make(lambda z: ToyImages(4, (1, 8, 8))(z) * 2 - 1)
     assert "set value_range=(-1, 1) if pictures are to be read so; they are read as 0 to 1 now" in decoder.notes[0]
     assert make(lambda z: ToyImages(4, (1, 8, 8))(z) * 2 - 1, value_range=(-1, 1)).notes == []
+    wider = make(lambda z: ToyImages(4, (1, 8, 8))(z).clamp(0.2, 0.8) * 5 - 1.9)
+    assert "set value_range=(black, white) if pictures are to be read so" in wider.notes[0]
 
 
 def test_rounding_is_allowed_for_by_precision_and_device():

@@ -245,3 +245,22 @@ def test_too_wide_a_disc_is_refused():
         lo.ConfigError, match="has a disc of 9 pixels, this decoder's designs have 8 a side: choose less"
     ):
         ThinParts(diameter=9).build(decoder(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (VolumeFraction(goal={"equals": 1.4}), "no structure has volume_fraction above 1, and 1.4 is asked for"),
+        (VolumeFraction(goal={"at_most": -0.1}), "no structure has volume_fraction below 0, and -0.1 is asked for"),
+        (Grey(goal={"at_least": 2}), "no structure has grey above 1, and 2 is asked for"),
+        (InterfaceLength(goal={"at_most": -2}), "no structure has interface_length below 0, and -2 is asked for"),
+        (ThinParts(goal={"between": [1.5, 2]}), "no structure has thin_parts above 1, and 1.5 is asked for"),
+        (VolumeFraction(goal={"equals": 1}), ""),
+        (VolumeFraction(goal={"at_most": 0}), ""),
+        (InterfaceLength(goal={"equals": 90}), ""),
+        (Grey(), ""),
+    ],
+    ids=repr,
+)
+def test_a_wish_that_no_structure_fulfils_is_told(config, said):
+    assert config.build(decoder(8, 8)).notes == [said] * bool(said)

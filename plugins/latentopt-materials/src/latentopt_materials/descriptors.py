@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,11 +28,13 @@ _SHARES_3D = {1: 2 * 0.045778, 2: 2 * 0.036981, 3: 2 * 0.035196}
 class VolumeFraction(MaterialObjective):
     """Share of the white phase, `(M,)`, 0 to 1: the mean of the design."""
 
+    extremes: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     kind: Literal["volume_fraction"] = "volume_fraction"
 
     def build(self, decoder: Decoder) -> Objective:
         self.grid_of(decoder)
-        return lambda c: self.fractions(c.designs).flatten(1).mean(1)
+        return self.noted(lambda c: self.fractions(c.designs).flatten(1).mean(1))
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs: over the interface length; with a threshold, over the volume fraction of the graded design."""
@@ -55,6 +57,8 @@ class Grey(MaterialObjective):
     `{at_most: 0.06}`, it keeps a search out of the blur at the middle of a decoder's latent space.
     """
 
+    extremes: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     kind: Literal["grey"] = "grey"
 
     def build(self, decoder: Decoder) -> Objective:
@@ -64,13 +68,15 @@ class Grey(MaterialObjective):
             x = self.fractions(c.designs).flatten(1)
             return 4 * (x * (1 - x)).mean(1)
 
-        return value
+        return self.noted(value)
 
 
 class Change(MaterialObjective):
     """Share of the cell that differs from a target, `(M,)`: the mean absolute difference, for pure phases the pixels that
     change. Differentiable. Places count: a target that is shifted is another.
     """
+
+    extremes: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     kind: Literal["change"] = "change"
     target: Array | None = None
@@ -84,7 +90,7 @@ class Change(MaterialObjective):
             return (self.fractions(c.designs) - mine).abs().flatten(1).mean(1)
 
         value.targets = len(target_T)  # type: ignore[attr-defined]
-        return value
+        return self.noted(value)
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs over the volume fraction, for the shipped structure.png as the target."""
@@ -105,11 +111,13 @@ class InterfaceLength(MaterialObjective):
     several pixels counts once. Errors: README. The cell's longest side is 1 long, pixels are square.
     """
 
+    extremes: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
     kind: Literal["interface_length"] = "interface_length"
 
     def build(self, decoder: Decoder) -> Objective:
         self.grid_of(decoder)
-        return lambda c: interface_length(self.fractions(c.designs))
+        return self.noted(lambda c: interface_length(self.fractions(c.designs)))
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs over the volume fraction."""
@@ -256,6 +264,8 @@ class ThinParts(MaterialObjective):
     keeps a design manufacturable. In 3-D a ball. Takes time in proportion to the disc's pixels.
     """
 
+    extremes: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     kind: Literal["thin_parts"] = "thin_parts"
     diameter: int = Field(default=3, ge=2, le=33)
     phase: Literal["white", "black", "both"] = "both"
@@ -280,7 +290,7 @@ class ThinParts(MaterialObjective):
             parts = {"white": [white], "black": [1 - white], "both": [white, 1 - white]}[self.phase]
             return torch.stack([lost(x) for x in parts]).sum(0)
 
-        return value
+        return self.noted(value)
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs over the volume fraction, for the default disc and phases."""

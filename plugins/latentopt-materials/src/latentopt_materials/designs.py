@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 
-from latentopt import Array, ConfigError, Decoder, ObjectiveConfig
+from latentopt import Array, Bound, Candidates, ConfigError, Decoder, Objective, ObjectiveConfig
 
 
 class MaterialObjective(ObjectiveConfig):
@@ -15,6 +19,8 @@ class MaterialObjective(ObjectiveConfig):
     gradient.
     """
 
+    extremes: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # of the number, whatever the design
+
     threshold: float | None = Field(default=None, gt=0, lt=1)
 
     def fractions(self, designs: Tensor) -> Tensor:
@@ -23,6 +29,13 @@ class MaterialObjective(ObjectiveConfig):
         if self.threshold is None:
             return x.clamp(0, 1)
         return (x > self.threshold).to(x.dtype) + 0 * x.detach()  # so NaN stays NaN here too
+
+    def noted(self, objective: Callable[[Candidates], Tensor]) -> Objective:
+        """The objective with a note where its goal is out of reach."""
+        low, high = self.extremes
+        notes = list(beyond_reach(self.goal, low, high, f"has {self.kind_name()}"))
+        objective.notes = notes  # type: ignore[attr-defined]
+        return objective
 
     def grid_of(self, decoder: Decoder, axes: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
         """The grid `(H, W)` or `(D, H, W)` of a decoder's designs. Raises `ConfigError` where they are no microstructures."""
@@ -39,6 +52,18 @@ class MaterialObjective(ObjectiveConfig):
                 f"{decoder.value_range}: map its designs to 0 to 1"
             )
         return shape[1:]
+
+
+def beyond_reach(goal: object, low: float, high: float, called: str) -> Iterator[str]:
+    """A sentence where a goal's numbers are beyond what is possible, `low` to `high`."""
+    if not isinstance(goal, Bound):
+        return
+    least, most = goal.between or (goal.at_least, goal.at_most)
+    least, most = (least, most) if goal.equals is None else (goal.equals, goal.equals)
+    if least is not None and least > high * (1 + 1e-6):
+        yield f"no structure {called} above {high:.4g}, and {least:g} is asked for"
+    if most is not None and most < low * (1 - 1e-6):
+        yield f"no structure {called} below {low:.4g}, and {most:g} is asked for"
 
 
 def targets_of(target: Array | None, decoder: Decoder, kind: str) -> Tensor:

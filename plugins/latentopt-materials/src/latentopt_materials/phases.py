@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from latentopt import Bound, Candidates, ConfigError, Decoder, Objective, Reference, ShapeError
-from latentopt_materials.designs import MaterialObjective
+from latentopt import Candidates, ConfigError, Decoder, Objective, Reference, ShapeError
+from latentopt_materials.designs import MaterialObjective, beyond_reach
 from latentopt_materials.homogenise import effective
 from latentopt_materials.laws import Law
 from latentopt_materials.properties import COLUMNS, SETS, THRESHOLD, are_known, properties, symmetric
@@ -123,16 +123,9 @@ class EffectiveObjective(MaterialObjective):
     def _out_of_reach(self, dim: int) -> Iterator[str]:
         """A sentence where the goal's numbers are beyond what any volume fraction allows."""
         ends = [float(end) for _, curve in self.bounds(dim).values() for end in (curve.min(), curve.max())]
-        if not isinstance(self.goal, Bound) or not ends:
-            return
-        wish, low, high = self.goal, min(ends), max(ends)
-        least, most = wish.between or (wish.at_least, wish.at_most)
-        least, most = (least, most) if wish.equals is None else (wish.equals, wish.equals)
-        called = f"{self.kind_name()} {getattr(self, 'component', '')}".strip()
-        if least is not None and least > high * (1 + 1e-6):
-            yield f"no structure of these phases has a {called} above {high:.4g}, and {least:g} is asked for"
-        if most is not None and most < low * (1 - 1e-6):
-            yield f"no structure of these phases has a {called} below {low:.4g}, and {most:g} is asked for"
+        if ends:
+            called = f"{self.kind_name()} {getattr(self, 'component', '')}".strip()
+            yield from beyond_reach(self.goal, min(ends), max(ends), f"of these phases has a {called}")
 
     def curves(self, fraction: Tensor, dim: int) -> dict[str, Tensor]:
         """What is possible at these volume fractions of the white phase, by name."""

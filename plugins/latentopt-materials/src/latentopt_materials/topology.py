@@ -43,7 +43,7 @@ class HostObjective(MaterialObjective):
             found = [judge(one > self.threshold) if np.isfinite(one).all() else np.nan for one in x]
             return torch.tensor(found, dtype=c.latents.dtype).to(c.latents.device)
 
-        return value
+        return self.noted(value)
 
 
 # ---------------------------------------------------------------------- percolation
@@ -57,6 +57,8 @@ class Percolation(HostObjective):
     picture), y, z; "any" of them, or "all" (clusters that percolate along every axis). `corners`: whether pixels that
     touch at a corner only are connected.
     """
+
+    extremes: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     kind: Literal["percolation"] = "percolation"
     phase: Literal["white", "black"] = "white"
@@ -152,6 +154,8 @@ class FeatureSize(HostObjective):
     what is left are not counted, since a disc rounds corners. For `phase` white, black, or both (the smaller of them), up to
     `most` pixels; a phase that fills the cell, or is absent, has `most`. 1 means single pixels. Periodic; in 3-D a ball.
     """
+
+    extremes: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     kind: Literal["feature_size"] = "feature_size"
     phase: Literal["white", "black", "both"] = "both"
