@@ -294,7 +294,7 @@ class ObjectiveConfig(PluginConfig):
     """Describes an objective; `build(decoder)` checks shapes and gives a callable from `Candidates` to `(M,)`.
 
     `goal` says what to do with the number, `weight` scales its loss, `name` is what results call it (its kind by default).
-    Reports use what `reference(designs)` and `pictures(designs)` give; both are optional.
+    Reports use what `of(designs)`, `reference(designs)` and `pictures(designs)` give; all are optional.
     """
 
     slot: ClassVar[str] = "objectives"
@@ -308,6 +308,13 @@ class ObjectiveConfig(PluginConfig):
     def build(self, decoder: Decoder) -> Objective:
         """The callable."""
         raise NotImplementedError
+
+    def of(self, designs: Tensor) -> Tensor | None:
+        """The number of designs `(N, ...)` on the CPU by themselves, `(N,)`; None where it takes a decoder or a target.
+
+        Reports tell by it what a run's target has.
+        """
+        return None
 
     def reference(self, designs: Tensor) -> Reference | None:
         """What is known of the value beforehand, for designs `(N, ...)` on the CPU; None where there is nothing to say."""

@@ -98,6 +98,22 @@ def references(result: Result, target: int = 0) -> dict[str, Reference]:
     return found
 
 
+def of_target(result: Result, target: int = 0) -> dict[str, float]:
+    """What a run's target itself has, by term and measure; of the objectives that can tell without a decoder.
+
+    Only objectives of installed plugins are asked, and none that names code or a file. Nothing where there is no such target.
+    """
+    if result.targets is None or target >= len(result.targets):
+        return {}
+    design, found = result.targets[target : target + 1].float(), {}
+    for name, config in _configs(result, [target], "of").items():
+        with torch.no_grad():
+            value = config.of(design)
+        if value is not None:
+            found[name] = float(value[0])
+    return found
+
+
 def strangers(result: Result) -> list[str]:
     """The kinds of a run's decoder, objectives, constraints and measures that no plugin adds here: they cannot be asked."""
     task = result.config.get("task")

@@ -39,6 +39,7 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
             "volume": None if result.hypervolumes is None else float(result.hypervolumes[0]),
             "loss": float(result.losses[best]),
             "violation": float(result.violations[best]),
+            "target": known.of_target(result) if result.n_targets == 1 else {},
             "error": "",
         }
     except Exception as error:  # a plugin's code
@@ -50,6 +51,7 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
             "volume": None,
             "loss": math.nan,
             "violation": 0.0,
+            "target": {},
             "error": words,
         }
 
@@ -142,7 +144,9 @@ def sentences(result: Result) -> list[str]:
 
 
 def _sentences(result: Result) -> Iterator[str]:
-    given = known.references(result)
+    given, target = known.references(result), known.of_target(result)
+    if target:
+        yield f"the target has {', '.join(f'{name} {number(value)}' for name, value in target.items())}"
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
         if one.hypervolume is not None:

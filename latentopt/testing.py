@@ -237,6 +237,16 @@ class ObjectiveConformance(_Conformance):
         for name, names in found.names.items():
             assert len(names) == len(found.known[name][1]), f"names of {name}: one a design"
 
+    def test_the_number_of_designs_by_themselves_is_that_of_the_rows(self) -> None:
+        objective, rows = self._built()
+        designs = rows.designs.detach().cpu()
+        alone = self.config.with_target(designs[:1]).of(designs)
+        if alone is None:
+            pytest.skip("takes a decoder or a target")
+        assert alone.shape == (len(designs),)
+        own = objective(rows).detach().cpu().to(alone)
+        assert torch.allclose(alone, own, rtol=1e-3, atol=1e-5, equal_nan=True)
+
     def test_what_it_draws_of_designs_are_pictures(self) -> None:
         _, rows = self._built()
         designs = rows.designs.detach().cpu()

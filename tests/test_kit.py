@@ -1,5 +1,6 @@
 """The conformance kit's own rules: what it refuses, and what may be declared."""
 
+from contextlib import nullcontext
 from typing import ClassVar, Literal
 
 import pytest
@@ -100,6 +101,27 @@ def test_what_an_objective_draws_must_be_pictures(case):
 
     with pytest.raises(AssertionError):
         kit(Draws()).test_what_it_draws_of_designs_are_pictures()
+
+
+@pytest.mark.parametrize(
+    ("alone", "holds"),
+    [
+        (lambda x: x.flatten(1).mean(1), True),
+        (lambda x: 2 * x.flatten(1).mean(1), False),
+        (lambda x: x.flatten(1).mean(1)[:1], False),
+        (lambda x: x.mean(), False),
+    ],
+)
+def test_the_number_of_designs_by_themselves_must_be_the_objectives_own(alone, holds):
+    class Mean(Solver):
+        def build(self, decoder):
+            return lambda c: c.designs.flatten(1).mean(1)
+
+        def of(self, designs):
+            return alone(designs)
+
+    with nullcontext() if holds else pytest.raises(AssertionError):
+        kit(Mean()).test_the_number_of_designs_by_themselves_is_that_of_the_rows()
 
 
 def test_pictures_leave_designs_and_random_numbers_alone():

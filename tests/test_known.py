@@ -25,6 +25,9 @@ class Bright(lo.ObjectiveConfig):
     def build(self, decoder):
         return lambda c: self.scale * c.designs.flatten(1).mean(1)
 
+    def of(self, designs):
+        return self.scale * designs.flatten(1).mean(1)
+
     def reference(self, designs):
         spread_N = designs.flatten(1).std(1)
         axis = torch.tensor([0.0, 1.0])
@@ -113,6 +116,21 @@ def test_the_best_of_each_known_set_is_told_by_the_runs_own_loss_and_constraints
 def test_a_set_that_some_objective_does_not_know_has_no_standing():
     assert lo.standings(search(objectives=[Bright(), "prior"])) == []
     assert lo.standings(search(objectives=[lambda c: c.latents.sum(1)])) == []
+
+
+def test_what_the_target_itself_has_is_told():
+    target = torch.full((1, 8, 8), 0.375)
+    more = {"objectives": ["mse", Bright(scale=2)], "measures": [Bright(name="once")]}
+    found = search(target=target, **more)
+    assert known.of_target(found) == {"bright": pytest.approx(0.75), "once": pytest.approx(0.375)}
+    assert knownsection.sentences(found)[0] == "the target has bright 0.75, once 0.375"
+    assert "<p>The target has bright 0.75, once 0.375.</p>" in lo.report(found)
+    assert known.of_target(search(objectives=[Bright()])) == {}
+    two = search(target=torch.stack([target, target / 3]), **more)
+    assert known.of_target(two, 1)["bright"] == pytest.approx(0.25)
+    assert "The target has" not in lo.report(two)
+    masked = search(target=target, objectives=["mse", Bright(mask=torch.ones(2))])
+    assert known.of_target(masked) == {"bright": pytest.approx(0.375)}, "numbers by value are no file"
 
 
 def test_a_value_beyond_a_bound_is_told(monkeypatch):

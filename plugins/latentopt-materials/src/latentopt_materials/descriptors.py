@@ -34,7 +34,11 @@ class VolumeFraction(MaterialObjective):
 
     def build(self, decoder: Decoder) -> Objective:
         self.grid_of(decoder)
-        return self.noted(lambda c: self.fractions(c.designs).flatten(1).mean(1))
+        return self.noted(lambda c: self.of(c.designs))
+
+    def of(self, designs: Tensor) -> Tensor:
+        """The number of designs `(N, 1, *grid)`, `(N,)`."""
+        return self.fractions(designs).flatten(1).mean(1)
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs: over the interface length; with a threshold, over the volume fraction of the graded design."""

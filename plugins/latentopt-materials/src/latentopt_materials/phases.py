@@ -91,7 +91,8 @@ class EffectiveObjective(MaterialObjective):
 
     def build(self, decoder: Decoder) -> Objective:
         dim = len(self.grid_of(decoder))
-        measure, phases = self.measured(dim), self.moduli(dim)
+        self.measured(dim)  # which is there, or refused
+        phases = self.moduli(dim)
         contrast, most = float((phases.amax(1) / phases.amin(1)).max()), _CONTRASTS[self.precision]
         if contrast == 1:
             raise ConfigError(f"objective {self.kind_name()!r} has two equal phases: no design differs from any other")
@@ -102,7 +103,7 @@ class EffectiveObjective(MaterialObjective):
             )
 
         def value(c: Candidates) -> Tensor:
-            return measure.number(self.tensors(c.designs, measure.loads)).to(c.latents.dtype)
+            return self.of(c.designs).to(c.latents.dtype)
 
         value.nan_means = (  # type: ignore[attr-defined]
             f"not solved to a tolerance of {self.tolerance:g} within {self.iterations} iterations; raise iterations, or the "
@@ -155,6 +156,11 @@ class EffectiveObjective(MaterialObjective):
             value = measure.number(loads @ symmetric(one[column]) @ loads.T)
             found[title] = (one[f"{cut}volume fraction"][:, 0].float(), value.float())
         return found
+
+    def of(self, designs: Tensor) -> Tensor:
+        """The number of designs `(N, 1, *grid)`, `(N,)`. Raises `ShapeError` for others."""
+        measure = self.measured(designs.ndim - 2)
+        return measure.number(self.tensors(designs, measure.loads)).to(designs.dtype)
 
     def reference(self, designs: Tensor) -> Reference:
         """Bounds over the volume fraction, where the designs lie on that axis, and known designs."""
