@@ -35,6 +35,7 @@ from latentopt.outputs import describe
 from latentopt.paths import path_points
 from latentopt.planning import DEFAULTS, memory_needed, plan
 from latentopt.problem import Problem
+from latentopt.ranking import hypervolume
 from latentopt.result import Cost, Draws, Result, load
 from latentopt.runfolder import RunFolder, differences, new_run, now, old_run, read_config_json
 from latentopt.starts import build_starts
@@ -394,17 +395,13 @@ def _result(
 
 
 def _hypervolumes(problem: Problem, evaluation: Evaluation, outcome: Outcome) -> Tensor:
-    """The volume that each target's feasible rows dominate up to its reference point, `(T,)`; Fonseca et al. 2006 by
-    moocore. 0 where a target has no such row."""
-    import moocore
-
+    """The volume that each target's feasible rows dominate up to its reference point, `(T,)`; 0 where a target has none."""
     assert outcome.reference_TK is not None
-    losses_NK, reference_TK = problem.objectives(evaluation).double().cpu(), outcome.reference_TK.double().cpu()
-    target_N, feasible_N = outcome.target_N.cpu(), evaluation.violation_M.cpu() == 0
-    found = []
-    for target, reference_K in enumerate(reference_TK):
-        rows = losses_NK[(target_N == target) & feasible_N]
-        found.append(float(moocore.hypervolume(rows.numpy(), ref=reference_K.numpy())) if len(rows) else 0.0)
+    losses_NK, feasible_N = problem.objectives(evaluation), evaluation.violation_M == 0
+    found = [
+        hypervolume(losses_NK[(outcome.target_N == target) & feasible_N], reference_K)
+        for target, reference_K in enumerate(outcome.reference_TK)
+    ]
     return torch.tensor(found, dtype=torch.float64)
 
 

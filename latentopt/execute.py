@@ -17,7 +17,7 @@ from latentopt import animation, api, contest, knownsection, origin, pictures, p
 from latentopt.coderef import named_code
 from latentopt.config import OptimizeTask, RunConfig, SampleTask, make_config, received_config
 from latentopt.decoder import Decoder
-from latentopt.errors import ConfigError, InputFileError
+from latentopt.errors import ConfigError, LatentoptError
 from latentopt.rehearsal import Rehearsal, about, rehearse
 from latentopt.result import Draws, Result
 from latentopt.runfolder import read_config_json
@@ -83,10 +83,8 @@ def _way_on(folder: Path) -> str:
     trusted = ""
     try:
         received_config(read_config_json(folder), folder, trust_code=False)
-    except ConfigError as error:
+    except LatentoptError as error:  # also of a run that ended before its config was there
         trusted = " --trust-code" if "--trust-code" in str(error) else ""
-    except InputFileError:  # it ended before its config was there
-        pass
     return f"latentopt resume {shlex.quote(str(folder))}{trusted}"
 
 

@@ -9,20 +9,20 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from latentopt.arrayfield import Array
 from latentopt.coderef import named_code
 from latentopt.errors import ConfigError, LatentoptError
-from latentopt.goals import Bound, Goal, goal_loss
+from latentopt.goals import Bound, goal_loss
 from latentopt.interfaces import ObjectiveConfig, Reference
+from latentopt.ranking import hypervolume
 from latentopt.registry import installed
 from latentopt.result import Result
 
 # A folder that is not there: what a run's config names by path is not opened for a report.
 _NOWHERE = Path("/nonexistent/latentopt")
-_GOAL: TypeAdapter[Goal] = TypeAdapter(Goal)
 _ROWS = 1000  # known designs that are set beside a front at once
 
 
@@ -193,44 +193,56 @@ def standings(result: Result, target: int = 0, given: dict[str, Reference] | Non
 
 def _beside_front(one: KnownSet, result: Result, target: int) -> dict[str, Any]:
     """What a set is beside the front that a run found: its hypervolume, how many are feasible, how many not dominated."""
-    import moocore
-
+    members_NK, rows_PK, ahead = own_losses(result, target), one.losses_PK[one.feasible()], 0
     assert result.reference is not None
-    rows_PK = one.losses_PK[one.feasible()]
-    if not len(rows_PK):
-        return {"hypervolume": 0.0, "feasible": 0, "ahead": 0}
-    members_NK, ahead = own_losses(result, target), 0
+    assert members_NK is not None  # a set is known where every objective's config can be read
     for part in rows_PK.split(_ROWS):
         pairs = part[:, None], members_NK[None]
         ahead += int((~((pairs[1] <= pairs[0]).all(2) & (pairs[1] < pairs[0]).any(2)).any(1)).sum())
-    volume = float(moocore.hypervolume(rows_PK.numpy(), ref=result.reference[target].double().numpy()))
+    volume = hypervolume(rows_PK, result.reference[target])
     return {"hypervolume": volume, "feasible": len(rows_PK), "ahead": ahead}
 
 
-def own_losses(result: Result, target: int = 0) -> Tensor:
-    """What each objective of a front makes of its members `(N, K)`, weighted, as its config says; float64."""
-    members, asked = result.front(target), result.asked()
-    found = []
+def _aims(result: Result) -> list[ObjectiveConfig] | None:
+    """The goal and the weight of each objective of a front, by the run's config; None where it does not say them."""
+    asked, found = result.asked(), []
     for name in result.objectives:
-        plain = asked[name].plain if name in asked and isinstance(asked[name].plain, dict) else {}
-        goal: Goal = _GOAL.validate_python(plain.get("goal", "minimize"))
-        found.append(plain.get("weight", 1.0) * goal_loss(goal, members.terms[name].double().cpu()))
-    return torch.stack(found, 1)
+        plain = asked[name].plain if name in asked else None
+        if not isinstance(plain, dict):
+            return None
+        try:
+            told = {key: plain[key] for key in ("goal", "weight") if key in plain}
+            found.append(ObjectiveConfig.model_validate(told))
+        except ValidationError:  # of a received run
+            return None
+    return found
+
+
+def own_losses(result: Result, target: int = 0) -> Tensor | None:
+    """What each objective of a front makes of its members `(N, K)`, weighted; float64. None where the config does not say."""
+    members, aims = result.front(target), _aims(result)
+    if aims is None:
+        return None
+    values = [members.terms[name].double().cpu() for name in result.objectives]
+    return torch.stack(
+        [aim.weight * goal_loss(aim.goal, value_N) for aim, value_N in zip(aims, values, strict=True)], 1
+    )
 
 
 def front_volumes(results: Sequence[Result]) -> list[float] | None:
     """The hypervolumes of the fronts of several runs up to one point: the worst of each objective in any of their own.
 
-    None where one has no front, or they trade off other objectives, or several targets.
+    None where one has no front, or several targets, or where they trade off other objectives, goals or weights.
     """
-    import moocore
-
-    names = [one.objectives if one.reference is not None else [] for one in results]
-    if not names[0] or any(one != names[0] for one in names) or any(one.n_targets > 1 for one in results):
+    corners = [one.reference[0].double() for one in results if one.reference is not None and one.n_targets == 1]
+    if len(corners) < len(results):
         return None
-    corner = torch.stack([one.reference[0].double() for one in results if one.reference is not None]).amax(0).numpy()
-    losses = [own_losses(one).numpy() for one in results]
-    return [float(moocore.hypervolume(one, ref=corner)) if len(one) else 0.0 for one in losses]
+    first, *others = [(one.objectives, _aims(one)) for one in results]
+    losses = [own_losses(one) for one in results]
+    if any(other != first for other in others) or any(one is None for one in losses):
+        return None
+    corner = torch.stack(corners).amax(0)
+    return [hypervolume(one, corner) for one in losses if one is not None]
 
 
 def between(result: Result, row: int, given: dict[str, Reference]) -> list[Between]:

@@ -24,36 +24,25 @@ def section(result: Result, points: dict[int, int]) -> dict[str, Any] | None:
 
     `points`: the index of each shown row's design. A plugin's reference that fails must not cost the report: it says so.
     """
+    found: dict[str, Any] = {"charts": [], "sets": [], "between": [], "target": {}, "error": ""}
+    best = int(result.firsts()[0])
+    found |= {"loss": float(result.losses[best]), "violation": float(result.violations[best])}
+    found["volume"] = None if result.hypervolumes is None else float(result.hypervolumes[0])
     try:
         given = known.references(result)
         if not given:
             return None
-        best = int(result.firsts()[0])
         values = {**result.terms, **result.measures}
         sets = known.standings(result, given=given) if result.n_targets == 1 else []
         told = {one.name: one.row for one in sets}
-        return {
+        return found | {
             "charts": [_chart(result, name, values[name], one, points, told) for name, one in given.items()],
             "sets": sets,
             "between": known.between(result, best, given) if result.reference is None and result.n_targets == 1 else [],
-            "volume": None if result.hypervolumes is None else float(result.hypervolumes[0]),
-            "loss": float(result.losses[best]),
-            "violation": float(result.violations[best]),
             "target": known.of_target(result) if result.n_targets == 1 else {},
-            "error": "",
         }
     except Exception as error:  # a plugin's code
-        words = f"What is known beforehand could not be shown ({type(error).__name__}: {error})"
-        return {
-            "charts": [],
-            "sets": [],
-            "between": [],
-            "volume": None,
-            "loss": math.nan,
-            "violation": 0.0,
-            "target": {},
-            "error": words,
-        }
+        return found | {"error": f"What is known beforehand could not be shown ({type(error).__name__}: {error})"}
 
 
 def _chart(
@@ -150,7 +139,7 @@ def _sentences(result: Result) -> Iterator[str]:
     best = int(result.firsts()[0])
     for one in known.standings(result, given=given):
         if one.hypervolume is not None:
-            kept = f"the {one.feasible:,} that keep the constraints" if result.constrained else f"{one.count:,}"
+            kept = f"the {one.feasible:,} that keep the constraints" if result.constrained else f"{one.feasible:,}"
             yield (
                 f"{one.name} have the hypervolume {number(one.hypervolume)}; "
                 f"{one.ahead:,} of {kept} are not dominated by the front found"

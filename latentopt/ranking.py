@@ -1,4 +1,4 @@
-"""Which rows are best: feasibility first, then the loss; and which of them are distinct."""
+"""Which rows are best: feasibility first, then the loss; which of them are distinct; and what a front dominates."""
 
 from __future__ import annotations
 
@@ -82,3 +82,13 @@ def distinct(best: Best, keep: int, std_D: Tensor) -> Best:
         (spare.setdefault(t, []) if near else taken).append(i)
     rows = [i for t in sorted(chosen) for i in sorted((chosen[t] + spare.get(t, []))[:keep])]
     return best.take(torch.tensor(rows, device=best.z_ND.device))
+
+
+def hypervolume(losses_NK: Tensor, reference_K: Tensor) -> float:
+    """The volume that rows of losses dominate up to a point, in their units multiplied; 0 of no rows. Fonseca et al. 2006, by
+    moocore."""
+    import moocore
+
+    if not len(losses_NK):
+        return 0.0
+    return float(moocore.hypervolume(losses_NK.double().cpu().numpy(), ref=reference_K.double().cpu().numpy()))

@@ -298,10 +298,10 @@ def _pictures(result: Result, targets: list[int]) -> dict[str, Any] | None:
     """What the objectives draw: of the gallery's designs, of a front (its ends first), or of the best of each target."""
     if len(targets) == 1 and result.reference is not None and len(result.front(targets[0])):
         members = result.front(targets[0])
-        spread = along(members, _SPREAD).tolist()
-        middle = spread[1:-1]
-        middle.sort(key=lambda row: abs(row - spread[len(spread) // 2]))
-        designs = members.designs[list(dict.fromkeys([spread[0], spread[-1], *middle]))]
+        rows = [
+            row for most in (2, 3, _SPREAD) for row in along(members, most).tolist()
+        ]  # the ends, one between, others
+        designs = members.designs[list(dict.fromkeys(rows))]
     elif len(targets) == 1:
         designs = result.top(_GALLERY, target=targets[0], distinct=True).designs
     else:

@@ -222,13 +222,17 @@ class ObjectiveConformance(_Conformance):
         assert len(residuals) == 6
         assert torch.allclose(residuals.square().sum(1), objective(rows), rtol=1e-4, atol=1e-6)
 
+    def _asked(self) -> tuple[ObjectiveConfig, Tensor]:
+        """The config and designs on the CPU, the first of them its target, as reports ask it."""
+        designs = self._built()[1].designs.detach().cpu()
+        return self.config.with_target(designs[:1]), designs
+
     def test_what_is_known_beforehand_is_aligned(self) -> None:
-        _, rows = self._built()
-        designs = rows.designs.detach().cpu()
-        found = self.config.with_target(designs[:1]).reference(designs)
+        config, designs = self._asked()
+        found = config.reference(designs)
         if found is None:
             pytest.skip("nothing is known beforehand")
-        assert found.of_N.shape == (len(rows.designs),), "one place on the axis a design"
+        assert found.of_N.shape == (len(designs),), "one place on the axis a design"
         for name, (axis_K, value_K) in found.bounds.items():
             assert axis_K.shape == value_K.shape == (len(axis_K),), f"bound {name}: a value at each place"
             assert bool((axis_K.diff() >= 0).all()), f"bound {name}: its places ascend"
@@ -238,9 +242,9 @@ class ObjectiveConformance(_Conformance):
             assert len(names) == len(found.known[name][1]), f"names of {name}: one a design"
 
     def test_the_number_of_designs_by_themselves_is_that_of_the_rows(self) -> None:
+        config, designs = self._asked()
         objective, rows = self._built()
-        designs = rows.designs.detach().cpu()
-        alone = self.config.with_target(designs[:1]).of(designs)
+        alone = config.of(designs)
         if alone is None:
             pytest.skip("takes a decoder or a target")
         assert alone.shape == (len(designs),)
@@ -248,9 +252,7 @@ class ObjectiveConformance(_Conformance):
         assert torch.allclose(alone, own, rtol=1e-3, atol=1e-5, equal_nan=True)
 
     def test_what_it_draws_of_designs_are_pictures(self) -> None:
-        _, rows = self._built()
-        designs = rows.designs.detach().cpu()
-        config = self.config.with_target(designs[:1])
+        config, designs = self._asked()
         for some in (designs, designs[:1]):
             before = some.clone()
             with global_rng_untouched():

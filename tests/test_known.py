@@ -187,6 +187,19 @@ def test_a_front_is_compared_by_hypervolumes():
     assert knownsection.behind(held, 0) == {}
 
 
+def test_known_designs_without_a_value_are_not_counted(monkeypatch):
+    whole = Bright.reference
+
+    def holed(self, designs):
+        given = whole(self, designs)
+        known = {name: (x, torch.where(y == y[0], torch.nan, y)) for name, (x, y) in given.known.items()}
+        return lo.Reference(given.axis, given.of_N, {}, known)
+
+    monkeypatch.setattr(Bright, "reference", holed)
+    front = search(objectives=[Bright(scale=2), Bright(goal="maximize", name="most")], pareto=True)
+    assert "; 40 of 40 are not dominated" in knownsection.sentences(front)[0]
+
+
 def test_a_plugins_fault_costs_a_front_its_cloud_alone(monkeypatch):
     front = search(objectives=[Bright(scale=2), Bright(goal="maximize", name="most")], pareto=True)
 

@@ -485,6 +485,37 @@ def test_fronts_are_compared_by_hypervolumes_up_to_one_point(front):
     assert "least sum" not in lo.report(front, run())
 
 
+def with_objectives(found, change):
+    """A front whose first objective's config is changed, as in a folder that was received."""
+    first, *others = found.config["task"]["objectives"]
+    task = {**found.config["task"], "objectives": [change(first), *others]}
+    return dataclasses.replace(found, config={**found.config, "task": task})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: {**one, "weight": 2.0},
+        lambda one: {**one, "goal": "maximize"},
+        lambda one: {**one, "goal": {"equals": []}},
+        lambda one: {**one, "weight": "heavy"},
+        lambda one: "mse",
+    ],
+    ids=["weight", "goal", "no goal", "no weight", "no config"],
+)
+def test_fronts_of_other_or_unreadable_aims_have_no_common_hypervolume(front, change):
+    other = with_objectives(front, change)
+    assert known.front_volumes([front, other]) is None
+    assert "Hypervolumes are up to one point" not in lo.report(front, other)
+
+
+def test_a_front_without_members_is_compared_as_nothing(front):
+    empty = dataclasses.replace(front, violations=torch.ones_like(front.violations))
+    assert known.front_volumes([front, empty])[1] == 0
+    page = lo.report(front, empty)
+    assert '<td class="n">0</td><td class="n">0</td>' in page
+
+
 def test_a_page_says_which_plugins_are_not_here(result):
     task = {**result.config["task"], "objectives": [{"kind": "<i>lift"}]}
     config = {**result.config, "decoder": {"kind": "wings"}, "task": task}

@@ -8,6 +8,7 @@ import torch
 import latentopt as lo
 from latentopt.testing import ObjectiveConformance, ToyImages
 from latentopt_materials import Change, Grey, InterfaceLength, LinealPath, ThinParts, TwoPoint, VolumeFraction
+from latentopt_materials.designs import beyond_reach
 
 
 def decoder(*grid):
@@ -264,3 +265,12 @@ def test_too_wide_a_disc_is_refused():
 )
 def test_a_wish_that_no_structure_fulfils_is_told(config, said):
     assert config.build(decoder(8, 8)).notes == [said] * bool(said)
+
+
+def test_a_wish_at_the_very_end_of_what_is_possible_is_no_wish_beyond_it():
+    for number in (-2.0, 2.0):
+        for bound in ("at_most", "at_least", "equals"):
+            assert list(beyond_reach(lo.Bound(**{bound: number}), -2.0, 2.0, "is")) == []
+    assert list(beyond_reach(lo.Bound(at_most=-2.1), -2.0, 2.0, "is")) == [
+        "no structure is below -2, and -2.1 is asked for"
+    ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentopt import Candidates, Decoder, Objective, ObjectiveConfig, Reference
 from latentopt_airfoils import published
 from latentopt_airfoils.known import check_decoder, reference
-from latentopt_airfoils.neuralfoil import LEAST, MOST, Aero as Figures, Flow, NeuralFoil, Size, network
+from latentopt_airfoils.neuralfoil import LEAST_ALPHA, MOST_ALPHA, Aero as Figures, Flow, NeuralFoil, Size, network
 from latentopt_airfoils.outlines import thickness
 from latentopt_airfoils.polarplots import polar_picture
 
@@ -95,11 +95,10 @@ class _Aero:
             "distance_to_real says how far from any real airfoil a design lies",
             f"figures of kind 'aero' are for {self.flow}",
         ]
-        self.nan_means = ""
-        if self.lift is not None:
-            self.nan_means = (
-                f"no angle of attack from {LEAST:g} to {MOST:g} degrees gives a lift coefficient of {self.lift:g}"
-            )
+        ends = f"from {LEAST_ALPHA:g} to {MOST_ALPHA:g} degrees"
+        self.nan_means = (
+            "" if self.lift is None else f"no angle of attack {ends} gives a lift coefficient of {self.lift:g}"
+        )
 
     def of(self, designs: Tensor) -> Tensor:
         alpha: Any = self.alpha if self.lift is None else self.net.alpha_for(designs, self.lift, self.flow)

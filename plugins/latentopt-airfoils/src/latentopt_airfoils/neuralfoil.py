@@ -20,7 +20,8 @@ from latentopt_airfoils.outlines import NUMBERS
 
 Size = Literal["medium", "xlarge", "xxlarge"]
 _INPUTS, _OUTPUTS = 25, 6
-LEAST, MOST, _STEPS, _SLOPE = -12.0, 20.0, 8, 0.02  # degrees; steps of Newton's method; least slope, per degree
+LEAST_ALPHA, MOST_ALPHA = -12.0, 20.0  # degrees: where an angle of attack is looked for
+_STEPS, _SLOPE = 8, 0.02  # steps of Newton's method; least slope, per degree
 _STRIDE = 5.0  # degrees: the longest step
 REACHED = 1e-4  # how near a lift coefficient must be to the one that was asked for
 
@@ -160,7 +161,7 @@ class NeuralFoil:
             for _ in range(_STEPS):
                 found, slope = self._lift_and_slope(fixed, alpha_N, flow)
                 step = ((lift - found) / slope.clamp(min=_SLOPE)).clamp(-_STRIDE, _STRIDE)
-                alpha_N = (alpha_N + step).clamp(LEAST, MOST)
+                alpha_N = (alpha_N + step).clamp(LEAST_ALPHA, MOST_ALPHA)
             found, slope = self._lift_and_slope(fixed, alpha_N, flow)
             answer = torch.where((found - lift).abs() < REACHED, alpha_N, torch.nan), slope
         self._last = (weakref.ref(designs), key, answer)

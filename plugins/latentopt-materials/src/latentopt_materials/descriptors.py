@@ -100,8 +100,7 @@ class Change(MaterialObjective):
         """Known designs over the volume fraction, for the shipped structure.png as the target."""
         if self.threshold is not None or not are_known(designs) or not is_structure(self.target):
             return None
-        known = over_volume_fraction(lambda one: one["change"][:, 0])
-        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
+        return over_volume_fraction(self.fractions(designs), lambda one: one["change"][:, 0])
 
 
 # ---------------------------------------------------------------------- interface
@@ -127,8 +126,7 @@ class InterfaceLength(MaterialObjective):
         """Known designs over the volume fraction."""
         if self.threshold is not None or not are_known(designs):
             return None
-        known = over_volume_fraction(lambda one: one["interface length"][:, 0])
-        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
+        return over_volume_fraction(self.fractions(designs), lambda one: one["interface length"][:, 0])
 
 
 def interface_length(x: Tensor) -> Tensor:
@@ -201,8 +199,7 @@ class TwoPoint(MaterialObjective):
         """Known designs over the volume fraction, for the shipped structure.png as the target, and all lags."""
         if (self.reach, self.threshold) != (None, None) or not are_known(designs) or not is_structure(self.target):
             return None
-        known = over_volume_fraction(lambda one: one["two-point distance"][:, 0].square())
-        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
+        return over_volume_fraction(self.fractions(designs), lambda one: one["two-point distance"][:, 0].square())
 
     def statistics(self, designs: Tensor) -> Tensor:
         """S at the lags that count, `(N, R)`."""
@@ -298,15 +295,12 @@ class ThinParts(MaterialObjective):
 
     def reference(self, designs: Tensor) -> Reference | None:
         """Known designs over the volume fraction, for the default disc and phases."""
-        usual = type(self).model_fields
-        if (self.diameter, self.phase, self.threshold) != tuple(
-            usual[name].default for name in ("diameter", "phase", "threshold")
-        ):
+        usual = type(self)()
+        if any(getattr(self, name) != getattr(usual, name) for name in ("diameter", "phase", "threshold")):
             return None
         if not are_known(designs):
             return None
-        known = over_volume_fraction(lambda one: one["thin parts"][:, 0])
-        return Reference("volume fraction", self.fractions(designs).flatten(1).mean(1), {}, known)
+        return over_volume_fraction(self.fractions(designs), lambda one: one["thin parts"][:, 0])
 
 
 def disc(diameter: int, dim: int) -> list[tuple[int, ...]]:

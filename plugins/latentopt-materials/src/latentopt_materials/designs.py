@@ -60,9 +60,9 @@ def beyond_reach(goal: object, low: float, high: float, called: str) -> Iterator
         return
     least, most = goal.between or (goal.at_least, goal.at_most)
     least, most = (least, most) if goal.equals is None else (goal.equals, goal.equals)
-    if least is not None and least > high * (1 + 1e-6):
+    if least is not None and least > high + 1e-6 * abs(high):
         yield f"no structure {called} above {high:.4g}, and {least:g} is asked for"
-    if most is not None and most < low * (1 - 1e-6):
+    if most is not None and most < low - 1e-6 * abs(low):
         yield f"no structure {called} below {low:.4g}, and {most:g} is asked for"
 
 

@@ -150,9 +150,8 @@ def diagonal(forms: Tensor) -> tuple[Tensor, Tensor]:
     share = share.clamp(0, 1)
     weights = share[None] if len(forms) == 1 else torch.stack([share, 1 - share])
     mix = turn.T @ (vectors[:, kept] * root).T
-    scale = mix.gather(
-        1, mix.abs().argmax(1, keepdim=True)
-    )  # the largest of each row to 1, so that sums need no factors
+    # the largest of each row to 1, so that sums need no factors
+    scale = mix.gather(1, mix.abs().argmax(1, keepdim=True))
     return (mix / scale).round(decimals=12), weights * scale[:, 0].square()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentopt import Array, LatentoptError
+from latentopt import Array, LatentoptError, Reference
 from latentopt_materials.decoders import published
 from latentopt_materials.structures import SIZE
 
@@ -107,12 +107,11 @@ def is_structure(target: Array | None) -> bool:
         return False
 
 
-def over_volume_fraction(number: Callable[[dict[str, Tensor]], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What a reference says of known designs: by set, their volume fractions and a number `(P,)` of their properties."""
-    return {
-        title: (properties()[which]["volume fraction"][:, 0].float(), number(properties()[which]).float())
-        for which, title in SETS.items()
-    }
+def over_volume_fraction(fractions: Tensor, number: Callable[[dict[str, Tensor]], Tensor]) -> Reference:
+    """Where designs of volume fractions `(N, *grid)` lie, and a number `(P,)` of the known designs' properties, by set."""
+    sets = {title: properties()[which] for which, title in SETS.items()}
+    known = {title: (one["volume fraction"][:, 0].float(), number(one).float()) for title, one in sets.items()}
+    return Reference("volume fraction", fractions.flatten(1).mean(1), {}, known)
 
 
 def symmetric(entries: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ class Percolation(HostObjective):
             return None
         # Two clusters of the plane that go on for ever go the same way, or they would cross: all of a direction, or none.
         read = {"x": lambda s: s[:, 0], "y": lambda s: s[:, 1], "any": lambda s: s.amax(1), "all": lambda s: s.amin(1)}
-        known = over_volume_fraction(lambda one: read[self.direction](one["percolation"]))
-        return Reference("volume fraction", designs.clamp(0, 1).flatten(1).mean(1), {}, known)
+        return over_volume_fraction(designs.clamp(0, 1), lambda one: read[self.direction](one["percolation"]))
 
 
 def clusters(phase: Mask, *, corners: bool = False) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
